@@ -1,0 +1,38 @@
+"""jaxnn: how neural networks train and fail, studied in vectorised sweeps of pure functions.
+
+Write one run as one pure function, `jaxnn.sweep` it over depth, initialisation, learning rate and
+seeds, and read an `xarray.Dataset` measured layer by layer, with theory beside it.
+"""
+
+from jaxnn import data, probes, theory
+from jaxnn.nets import (
+    activation,
+    activations,
+    constant,
+    gaussian,
+    glorot,
+    he,
+    initialiser,
+    leaky_relu,
+    lecun,
+    mlp,
+    orthogonal,
+    uniform,
+    zeros,
+)
+from jaxnn.sweep import Plan, depths, load, plan, sweep, traced, use_every_core
+from jaxnn.training import cross_entropy, fit, optimizer, squared_error
+from jaxnn.types import (
+    Activation,
+    Batch,
+    Coordinate,
+    Dataset,
+    Depth,
+    Labelled,
+    Model,
+    Taps,
+)
+
+use_every_core()
+
+__version__ = "0.1.0"

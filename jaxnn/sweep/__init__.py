@@ -1,0 +1,9 @@
+"""Sweeps: axes, plan, tiles, devices, store. Knows only "a pure function of key and point"."""
+
+from jaxnn.sweep.axes import depths, traced
+from jaxnn.sweep.dataset import load
+from jaxnn.sweep.devices import use_every_core
+from jaxnn.sweep.loop import sweep
+from jaxnn.sweep.planning import Plan, plan
+
+__all__ = ["Plan", "depths", "load", "plan", "sweep", "traced", "use_every_core"]

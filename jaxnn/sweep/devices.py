@@ -1,0 +1,27 @@
+"""The devices of this machine: on a CPU, every core is one."""
+
+import contextlib
+import os
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh
+
+MEMBER = "member"  # the one axis of the mesh
+
+
+def use_every_core() -> None:
+    """Make each CPU core a JAX device, unless the user has chosen or JAX has started already."""
+    chosen = jax.config.jax_num_cpu_devices != -1  # pyright: ignore[reportAttributeAccessIssue]
+    if chosen or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with contextlib.suppress(RuntimeError):  # JAX has started: its devices stay as they are
+        jax.config.update("jax_num_cpu_devices", cores or 1)
+
+
+def local_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Return a one-axis mesh over the given devices, or all local ones."""
+    chosen = np.asarray(list(devices) if devices else jax.local_devices())
+    return Mesh(chosen, (MEMBER,), axis_types=(AxisType.Auto,))

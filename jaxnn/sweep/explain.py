@@ -1,0 +1,80 @@
+"""A plan in words, with its work counted from the traced programs."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxnn.sweep.outputs import merge_outputs
+
+if TYPE_CHECKING:
+    from jaxnn.sweep.planning import Plan, Program
+
+
+def explain(plan: "Plan") -> str:
+    """Describe a plan: programs, members, tiles, padded work, flops and bytes of results.
+
+    Flops are those of the matrix products; padding is what the lanes that repeat a member to fill
+    a tile, and the masked layers, add to the members' own work.
+    """
+    devices = plan.mesh.devices
+    kind = devices.flat[0].device_kind
+    lines = [
+        f"{plan.grid.num_members} members in {len(plan.programs)} programs, depth layout "
+        f"{plan.layout!r}, on {devices.size} device{'s' * (devices.size > 1)} ({kind})"
+    ]
+    useful = spent = 0.0
+    tiles = 0
+    for program in plan.programs:
+        count = program.stop - program.start
+        calls = -(-count // program.tile)
+        flops = matrix_flops(program.trace.jaxpr)
+        tiles, spent = tiles + calls, spent + flops * calls * program.tile
+        useful += flops * count * _active_share(plan, program)
+        words = ", ".join(f"{name}={value}" for name, value in program.fixed.items())
+        lines.append(
+            f"  {words or 'all members'}: {count} members, {calls} tiles of {program.tile} "
+            f"({program.lanes} at once on a device), {flops / 1e9:.3g} GFLOP a member"
+        )
+    variables = merge_outputs([program.trace.outputs for program in plan.programs]).variables
+    size = sum(math.prod(each.shape) * each.dtype.itemsize for each in variables.values())
+    lines.append(
+        f"{tiles} tiles, {spent / 1e9:.4g} GFLOP, {1 - useful / max(spent, 1.0):.0%} of it padding; "
+        f"{size * plan.grid.num_members / 1e6:.3g} MB of results"
+    )
+    if devices.size == 1 and devices.flat[0].platform == "cpu":
+        lines.append("one CPU device: import jaxnn before JAX starts, and every core is one")
+    return "\n".join(lines)
+
+
+def _active_share(plan: "Plan", program: "Program") -> float:
+    """Return the mean share of a masked program's layers that its members have."""
+    depths = [a.values for a in plan.grid.axes if a.kind == "depth" and a.name not in program.fixed]
+    return math.prod(float(np.mean(values)) / max(values) for values in depths)
+
+
+def matrix_flops(jaxpr: Any) -> float:
+    """Count the flops of the matrix products of one evaluation, loops of known length unrolled.
+
+    A product `[m, k] @ [k, n]` counts 2 m k n; of a conditional's branches the dearest counts.
+    """
+    total = 0.0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            shape = equation.invars[0].aval.shape
+            depth = math.prod(shape[axis] for axis in contracted)
+            total += 2.0 * depth * math.prod(equation.outvars[0].aval.shape)
+            continue
+        inner = [matrix_flops(each) for each in _inner_jaxprs(equation.params)]
+        repeats = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+        total += repeats * (
+            max(inner, default=0.0) if "branches" in equation.params else sum(inner)
+        )
+    return total
+
+
+def _inner_jaxprs(params: dict[str, Any]) -> list[Any]:
+    values = [v for p in params.values() for v in (p if isinstance(p, tuple | list) else [p])]
+    opened = [getattr(value, "jaxpr", value) for value in values]
+    return [value for value in opened if hasattr(value, "eqns")]

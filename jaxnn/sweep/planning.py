@@ -1,0 +1,115 @@
+"""The plan of a sweep: which programs, which members in each, in tiles of what size."""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxnn.sweep.axes import Axis, parse_axes
+from jaxnn.sweep.devices import local_mesh
+from jaxnn.sweep.explain import explain
+from jaxnn.sweep.grid import Grid
+from jaxnn.sweep.trace import Trace, dtype_of, trace
+from jaxnn.types import Depth
+
+LAYOUTS = ("exact", "masked")
+CPU_LANES = 2  # members a core trains at once: few enough that they stay in its cache
+ACCELERATOR_LANES = 256
+MAX_ROUNDS = 8  # batches a device works off in one call: a call is what a kill can lose
+
+
+class Program(NamedTuple):
+    """One compiled program and the members it serves: those numbered start to stop."""
+
+    trace: Trace
+    fixed: Mapping[str, Any]  # values of the axes that are not batched in it
+    start: int
+    stop: int
+    lanes: int  # members that a device trains at once
+    tile: int  # members in one call, over all devices: lanes x rounds x devices
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a sweep will run. `explain()` says it in words; nothing has been compiled yet."""
+
+    grid: Grid
+    layout: str
+    programs: tuple[Program, ...]
+    mesh: jax.sharding.Mesh
+
+    def points(self, program: Program, numbers: np.ndarray) -> dict[str, np.ndarray]:
+        """Return what a program takes of its members: `{batched axis or "seed": [member]}`."""
+        values = self.grid.values(numbers)
+        batched = [axis for axis in self.grid.axes if axis.name not in program.fixed]
+        points = {axis.name: values[axis.name].astype(dtype_of(axis)) for axis in batched}
+        return {**points, "seed": values["seed"].astype(np.int32)}
+
+    def explain(self) -> str:
+        """Return the plan in words: programs, members, tiles, padded work, flops, bytes."""
+        return explain(self)
+
+
+def plan(
+    run: Callable[..., Any],
+    *,
+    num_seeds: int = 1,
+    tile_size: int | None = None,
+    layout: str | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    **axes: Any,
+) -> Plan:
+    """Plan a sweep: trace one program for each static combination, choose layout and tiles.
+
+    Args: as those of `sweep`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> def run(key, *, width, scale):
+        ...     return {"largest": scale * jax.random.normal(key, (width,)).max()}
+        >>> [p.stop - p.start for p in plan(run, width=[4, 8], scale=jnp.ones(1), num_seeds=3).programs]
+        [3, 3]
+    """
+    grid = Grid(parse_axes(run, axes), num_seeds)
+    layout = _checked_options(num_seeds, tile_size, layout)
+    mesh = local_mesh(devices)
+    fixed = [a for a in grid.numbered_axes if _is_fixed(a, layout)]
+    batched = [a for a in grid.numbered_axes if not _is_fixed(a, layout)]
+    combinations = list(itertools.product(*(axis.values for axis in fixed)))
+    size = grid.num_members // len(combinations)
+    lanes, tile = _tile(tile_size, size, mesh.devices)
+    programs = []
+    for number, values in enumerate(combinations):
+        chosen = {axis.name: value for axis, value in zip(fixed, values, strict=True)}
+        arguments = {
+            a.name: Depth(v) if a.kind == "depth" else v for a, v in zip(fixed, values, strict=True)
+        }
+        traced = trace(run, batched, arguments)
+        programs.append(Program(traced, chosen, number * size, (number + 1) * size, lanes, tile))
+    return Plan(grid, layout, tuple(programs), mesh)
+
+
+def _is_fixed(axis: Axis, layout: str) -> bool:
+    return axis.kind == "static" or (axis.kind == "depth" and layout == "exact")
+
+
+def _tile(tile_size: int | None, members: int, devices: np.ndarray) -> tuple[int, int]:
+    """Return the lanes of a device, and the members of a call, filled as evenly as can be."""
+    preferred = CPU_LANES if devices.flat[0].platform == "cpu" else ACCELERATOR_LANES
+    lanes = min(tile_size or preferred, -(-members // devices.size))
+    batches = -(-members // (lanes * devices.size))
+    calls = -(-batches // MAX_ROUNDS)
+    return lanes, lanes * devices.size * -(-batches // calls)
+
+
+def _checked_options(num_seeds: int, tile_size: int | None, layout: str | None) -> str:
+    """Check a plan's options and return the layout."""
+    for name, value in [("num_seeds", num_seeds), ("tile_size", tile_size or 1)]:
+        if not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(f"{name}: expected an int of at least 1, got {value!r}")
+    if layout is not None and layout not in LAYOUTS:
+        raise ValueError(f"layout: expected one of {', '.join(LAYOUTS)}, got {layout!r}")
+    return layout or "exact"

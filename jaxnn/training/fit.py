@@ -1,0 +1,174 @@
+"""Training as one pure function: an outer scan that records, an inner loop that steps.
+
+Records stand at steps 0, k, 2k, ..., num_steps, so initialisation is always measured. A member
+whose loss or parameters stop being finite freezes at its last finite state and says when.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from jaxnn.data import next_batch
+from jaxnn.probes import Probe, flow, mean_loss, measure
+from jaxnn.training.checks import check_data, check_fit
+from jaxnn.types import Batch, Coordinate, Dataset, Labelled, Loss, Model, Variables
+
+
+class State(NamedTuple):
+    """What the next step needs, and nothing that only a reader wants."""
+
+    variables: Variables
+    optimizer: Any
+    diverged_at: Array  # [] first step that was not finite; NaN while all were
+
+
+def fit(
+    model: Model,
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    data: Dataset,
+    *,
+    key: Array,
+    num_steps: int,
+    record_every: int,
+    probes: Sequence[Probe],
+    validation_probes: Sequence[Probe] = (),
+    batch_size: int = 64,
+    sampling: str = "replacement",
+    probe_size: int = 256,
+) -> dict[str, Labelled | Coordinate]:
+    """Train a model and return its records; pure, so it can be jitted, vmapped and swept.
+
+    Args:
+        model: the network.
+        loss: per-example loss.
+        optimizer: any optax chain; its numbers may be traced.
+        data: the task; its `num_train` may be traced.
+        key: initialisation, batches and dropout all follow from it.
+        num_steps: training steps; 0 measures initialisation only.
+        record_every: steps between records; divides `num_steps`.
+        probes: measured on the first `probe_size` training examples.
+        validation_probes: measured on the first `probe_size` validation examples, and recorded
+            under the name `validation_...`.
+        batch_size: examples in a training step.
+        sampling: 'replacement', 'epochs' (without replacement) or 'full' (the whole training set).
+        probe_size: examples that probes see, the same ones at every record.
+
+    Returns:
+        One `Labelled` for each probe, with leading dim `step`; the coordinates `step` and `layer`
+        (1 is the first hidden layer); and `diverged_at`, the first step whose loss or update was
+        not finite (NaN for none: from there on the records repeat the last finite state).
+
+    Raises:
+        ValueError, TypeError: an argument does not fit; nothing has been compiled then.
+    """
+    check_fit(num_steps, record_every, batch_size, probe_size, [probes, validation_probes])
+    check_data(data, model)
+    data = jax.tree.map(jnp.asarray, data)
+    init_key, data_key, train_key = jax.random.split(key, 3)
+
+    def step(number: Array, state: State) -> State:
+        batch = next_batch(data, data_key, number, batch_size=batch_size, sampling=sampling)
+        number_key = jax.random.fold_in(train_key, number)
+        return _step(model, loss, optimizer, state, batch, number, number_key)
+
+    def advance(state: State, start: Array) -> State:
+        def body(state: State, offset: Array) -> tuple[State, None]:
+            return step(start + offset, state), None
+
+        return jax.lax.scan(body, state, jnp.arange(record_every, dtype=jnp.int32))[0]
+
+    def record(state: State, start: Array) -> tuple[State, dict[str, Labelled]]:
+        seen = _prefix(data.train, probe_size, data.num_train)
+        records = _measure(model, loss, optimizer, state, seen, probes)
+        if validation_probes:
+            unseen = _prefix(data.validation, probe_size)
+            found = _measure(model, loss, optimizer, state, unseen, validation_probes)
+            records |= {f"validation_{name}": value for name, value in found.items()}
+        state = jax.lax.cond(start < num_steps, advance, lambda state, _: state, state, start)
+        return state, records
+
+    variables = model.init(init_key, data.train.x[:1])
+    never = jnp.full((), jnp.nan, jnp.result_type(float))
+    state = State(variables, optimizer.init(variables["params"]), never)
+    starts = range(0, num_steps + 1, record_every)
+    state, records = jax.lax.scan(record, state, jnp.asarray(starts, jnp.int32))
+    return _labelled(records, tuple(starts), state.diverged_at)
+
+
+def _step(
+    model: Model,
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    state: State,
+    batch: Batch,
+    number: Array,
+    key: Array,
+) -> State:
+    """Take one optimiser step, unless it would leave the finite numbers."""
+    params = state.variables["params"]
+
+    def objective(params: Any) -> tuple[Array, Variables]:
+        variables = {**state.variables, "params": params}
+        outputs, _, moved = model.apply(variables, batch.x, key=key, train=True)
+        return mean_loss(loss, outputs, batch), moved
+
+    (value, moved), gradients = jax.value_and_grad(objective, has_aux=True)(params)
+    updates, optimizer_state = optimizer.update(gradients, state.optimizer, params)
+    new = ({**moved, "params": optax.apply_updates(params, updates)}, optimizer_state)
+    finite = jnp.isfinite(value) & _all_finite(new[0])
+    alive = jnp.isnan(state.diverged_at)
+    kept = jax.tree.map(
+        lambda ours, last: jnp.where(alive & finite, ours, last),
+        new,
+        (state.variables, state.optimizer),
+    )
+    this = number.astype(state.diverged_at.dtype)
+    return State(*kept, jnp.where(alive & ~finite, this, state.diverged_at))
+
+
+def _all_finite(tree: Any) -> Array:
+    return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]).all()
+
+
+def _measure(
+    model: Model,
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    state: State,
+    batch: Batch,
+    probes: Sequence[Probe],
+) -> dict[str, Labelled]:
+    passed = flow(model, loss, state.variables, batch)
+    updates, _ = optimizer.update(passed.gradients, state.optimizer, passed.params)
+    return measure(probes, passed._replace(updates=updates))
+
+
+def _prefix(batch: Batch, size: int, used: int | Array | None = None) -> Batch:
+    """Return the first examples; those past the ones in use get weight 0."""
+    part = jax.tree.map(lambda leaf: leaf[:size], batch)
+    if used is None:
+        return part
+    weight = (jnp.arange(part.x.shape[0]) < used).astype(jnp.result_type(float))
+    return part._replace(weight=weight if part.weight is None else weight * part.weight)
+
+
+def _labelled(
+    records: dict[str, Labelled], steps: tuple[int, ...], diverged_at: Array
+) -> dict[str, Labelled | Coordinate]:
+    """Give the stacked records their step axis, and add the coordinates."""
+    labelled: dict[str, Labelled | Coordinate] = {
+        name: replace(each, dims=("step", *each.dims)) for name, each in records.items()
+    }
+    labelled["diverged_at"] = Labelled(diverged_at, (), "step", "first step that was not finite")
+    labelled["step"] = Coordinate(steps, "step", "training step")
+    for each in records.values():
+        if "layer" in each.dims:
+            depth = each.values.shape[1 + each.dims.index("layer")]
+            labelled["layer"] = Coordinate(tuple(range(1, depth + 1)), "1", "hidden layer")
+    return labelled

@@ -1,0 +1,110 @@
+"""The contracts of jaxnn, stated once: what a model, a batch, a dataset and a labelled array are.
+
+Everything else in the package is a pure function between these records. The module knows nothing
+of the rest of jaxnn; every other folder may import it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+from jax import Array
+
+Variables = dict[str, Any]
+"""A plain dictionary of arrays. `variables["params"]` is trained; its groups are `first` (one layer),
+`hidden` (layers stacked on a leading axis `[layer, ...]`) and `readout`, each with `kernel` and `bias`."""
+
+Loss = Callable[[Array, Array], Array]
+"""`(outputs [batch, out], targets [batch, ...]) -> [batch]`, the loss of each example."""
+
+Scalar = float | Array
+"""A number that may be traced: a hyperparameter that a sweep can batch over."""
+
+
+class Activation(NamedTuple):
+    """An elementwise nonlinearity with the facts of its derivative that probes and theory use."""
+
+    name: str
+    function: Callable[[Array], Array]
+    slope: Callable[[Array], Array]  # the derivative; at a kink, the value that autodiff uses
+    saturated_slope: Scalar = 0.0  # |slope| at or below this: the unit is saturated at this input
+    dead_slope: Scalar = 0.0  # |slope| at or below this on every input: the unit passes no gradient
+    kinks: tuple[float, ...] = ()  # where the function or a derivative of it jumps
+    piecewise_linear: bool = False  # linear between its kinks
+
+
+class Taps(NamedTuple):
+    """What a forward pass shows of the hidden layers."""
+
+    pre: Array  # [layer, batch, unit] before the nonlinearity
+    post: Array  # [layer, batch, unit] after it
+
+
+class Model(NamedTuple):
+    """A network as a pair of pure functions, with the facts that probes need.
+
+    `apply` always returns the taps: under jit unused ones cost nothing. `shift` is added to every
+    pre-activation, so its gradient is the backward signal dL/dz of each layer. `variables` comes
+    back because some layers move their statistics in training.
+    """
+
+    init: Callable[..., Variables]  # (key, x [batch, ...]) -> variables
+    apply: Callable[..., tuple[Array, Taps, Variables]]
+    # (variables, x, *, key=None, train=False, shift=None) -> (y [batch, out], taps, variables)
+    activation: Activation | None = None  # of the hidden layers; None: no saturation, no dead units
+    active: Array | None = (
+        None  # [layer] bool, False past a masked member's depth; None: all active
+    )
+
+
+class Batch(NamedTuple):
+    """Examples with their targets and weights; a weight of 0 takes an example out."""
+
+    x: Array  # [batch, ...]
+    y: Array  # [batch] integer class, or [batch, out] real target
+    weight: Array | None = None  # [batch]; None: all 1
+
+
+class Dataset(NamedTuple):
+    """A task as arrays. Its training examples are in random order, so a prefix is a fair sample."""
+
+    train: Batch
+    validation: Batch
+    test: Batch
+    num_train: int | Array | None = (
+        None  # examples in use, a prefix of train; may be traced; None: all
+    )
+
+
+class Depth(NamedTuple):
+    """A number of hidden layers: how many are built, and how many of these a member has."""
+
+    maximum: int  # static
+    active: Array | None = None  # [] int, may be traced; None: all of them
+
+    @property
+    def count(self) -> int | Array:
+        """The hidden layers that this member has, as a number to compute with."""
+        return self.maximum if self.active is None else self.active
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Labelled:
+    """An array with its labels. The labels are static, so they pass through jit and vmap untouched."""
+
+    values: Array
+    dims: tuple[str, ...] = field(default=(), metadata={"static": True})
+    unit: str = field(default="1", metadata={"static": True})
+    long_name: str = field(default="", metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Coordinate:
+    """The values along a dimension, known when the program is traced; no array in it."""
+
+    values: tuple[int | float, ...] = field(default=(), metadata={"static": True})
+    unit: str = field(default="1", metadata={"static": True})
+    long_name: str = field(default="", metadata={"static": True})
