@@ -2,7 +2,7 @@
 
 Contract of the stack, for layer l = 1 ... depth, with z the pre-activations and phi the activation:
 
-    z_1 = W_1 x + b_1,    z_l = [z_{l-1} +] W_l phi(z_{l-1}) + b_l,    y = W_out phi(z_depth) + b_out
+    z_1 = W_1 x + b_1,  z_l = residual z_{l-1} + W_l phi(z_{l-1}) + b_l,  y = W_out phi(z_depth) + b_out
 
 `depth` counts hidden layers; there are depth + 1 weight matrices. Layer l draws from
 `fold_in(key, l)` and the readout from `fold_in(key, 0)`: a deeper network starts with the shallower
@@ -19,7 +19,7 @@ from jax import Array
 from jaxnn.nets.activations import activation as named_activation
 from jaxnn.nets.depth import active_layers, as_depth, static_size
 from jaxnn.nets.initialisers import Initialiser, lecun, zeros
-from jaxnn.types import Activation, Depth, Model, Taps, Variables
+from jaxnn.types import Activation, Depth, Model, Scalar, Taps, Variables
 
 if TYPE_CHECKING:
     import flax.linen as nn
@@ -34,7 +34,7 @@ def mlp(
     weights: Initialiser | None = None,
     biases: Initialiser | None = None,
     readout: Initialiser | None = None,
-    residual: bool = False,
+    residual: bool | Scalar = False,
 ) -> Model:
     """Build a multilayer perceptron; inputs are flattened to `[batch, feature]`.
 
@@ -46,8 +46,8 @@ def mlp(
         weights: kernels of the hidden layers; LeCun normal unless given.
         biases: biases of all layers; zeros unless given.
         readout: kernel of the readout; that of the hidden layers unless given.
-        residual: add each layer's pre-activation to the next one's, the identity path of
-            z_l = z_{l-1} + W phi(z_{l-1}) + b (Yang & Schoenholz 2017, 1712.08969).
+        residual: add an identity path, z_l = z_{l-1} + W phi(z_{l-1}) + b (Yang & Schoenholz 2017,
+            1712.08969); a number is the path's strength and may be traced, 0 being a plain network.
 
     Returns:
         A `Model` whose taps have a `[layer]` axis of the (maximum) depth.
@@ -119,13 +119,14 @@ def mlp(
     return Model(init, apply, phi, active)
 
 
-def _hidden_step(layer: "nn.Dense", phi: Activation, residual: bool):
+def _hidden_step(layer: "nn.Dense", phi: Activation, residual: bool | Scalar):
     """Return the scan's body: one hidden layer, the identity where a masked member lacks it."""
 
     def step(carry: Taps, inputs: tuple[Any, Array | None, Array | None]) -> tuple[Taps, Taps]:
         params, shift, active = inputs
         pre = layer.apply({"params": params}, carry.post)
-        pre = carry.pre + pre if residual else pre
+        if residual is not False:
+            pre = jnp.asarray(residual, pre.dtype) * carry.pre + pre
         pre = pre if shift is None else pre + shift
         new = Taps(pre, phi.function(pre))
         if active is not None:

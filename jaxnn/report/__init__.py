@@ -1,0 +1,56 @@
+"""Reports: claims checked against data, results on disk, figures.
+
+Not for running anything: whatever is here reads an `xarray.Dataset` that a study has made.
+Importing this package imports neither matplotlib nor rich nor xarray; figures are in
+`jaxnn.report.figures`, which is imported by who draws.
+"""
+
+from jaxnn.report.claims import (
+    Claim,
+    Measurement,
+    Verdict,
+    agrees,
+    at_least,
+    at_most,
+    between,
+    claims_json,
+    exact,
+    judge,
+    measured_text,
+    table,
+)
+from jaxnn.report.results import (
+    is_current,
+    load_dataset,
+    manifest,
+    read_manifest,
+    save_dataset,
+    save_run,
+    strict_json,
+    sweeps_folder,
+    write_text,
+)
+
+__all__ = [
+    "Claim",
+    "Measurement",
+    "Verdict",
+    "agrees",
+    "at_least",
+    "at_most",
+    "between",
+    "claims_json",
+    "exact",
+    "is_current",
+    "judge",
+    "load_dataset",
+    "manifest",
+    "measured_text",
+    "read_manifest",
+    "save_dataset",
+    "save_run",
+    "strict_json",
+    "sweeps_folder",
+    "table",
+    "write_text",
+]

@@ -5,6 +5,7 @@ finished tile is written into the store and marked done. Resuming skips what is 
 """
 
 import hashlib
+import logging
 import os
 import re
 import time
@@ -28,6 +29,8 @@ from jaxnn.types import Coordinate, Depth
 
 if TYPE_CHECKING:
     import xarray as xr
+
+logger = logging.getLogger("jaxnn")
 
 
 def sweep(
@@ -76,6 +79,7 @@ def sweep(
     chosen = plan(
         run, num_seeds=num_seeds, tile_size=tile_size, layout=layout, devices=devices, **axes
     )
+    logger.info("%s", chosen.explain())
     outputs = merge_outputs([program.trace.outputs for program in chosen.programs])
     if store is None:
         results = in_memory(chosen.grid, outputs)

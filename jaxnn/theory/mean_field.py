@@ -51,7 +51,7 @@ def _sqrt(q: Array) -> Array:
 
 
 def _panels(breaks: Array, scale: Array, low: float, num: int) -> tuple[Array, Array]:
-    """Nodes and weights `[2 * break, node]` of a Gaussian mean over [low, cutoff], breaks sorted."""
+    """Nodes and weights `[2 * break, node]` of E over [low, cutoff], from sorted breaks."""
     points, gauss = np.polynomial.legendre.leggauss(num)
     scale = lax.stop_gradient(jnp.clip(scale / 2, 1e-3, 30))  # only spaces the nodes
     middles = (breaks[1:] + breaks[:-1]) / 2
@@ -81,24 +81,26 @@ def _mean(f: Callable, activation: Activation, q: Array) -> Array:
     return jnp.sum(f(root_q * z) * weights)
 
 
-def _pair_mean(f: Callable, activation: Activation, c: Array, q: Array) -> Array:
-    """E[f(u1) f(u2)] for u of variance q and correlation c: u = sqrt(q) (a x + b y, a x - b y)."""
+def _pairs(activation: Activation, c: Array, q: Array) -> tuple[Array, Array, Array]:
+    """Nodes u1, u2 of variance q and correlation c, and weights, all `[y, 2 * break, x]`.
+
+    `u1 = sqrt(q) (a x + b y)` and `u2 = sqrt(q) (a x - b y)` with x, y independent; y > 0 suffices.
+    """
     root_q = _sqrt(q)
     a, b = _sqrt((1 + c) / 2), _sqrt((1 - c) / 2)
     kinks = sorted(activation.kinks)
     gaps = sorted({(k - j) / 2 for j, k in itertools.combinations(kinks, 2)})
     meets = jnp.asarray([0.0, *gaps], q.dtype) / (root_q * b)  # where kinks of u1 and u2 cross
-    scale = jnp.maximum(root_q * b, jnp.minimum(b / a, 100))  # b / a: opposite inputs, c near -1
+    scale = jnp.maximum(root_q * b, b / a)  # b / a: opposite inputs, c near -1
     y, weights_y = _panels(jnp.minimum(meets, _CUTOFF), scale, 0.0, _NODES_2D)
-    y, weights_y = y[1:].ravel(), weights_y[1:].ravel()  # the first panel, below 0, is empty
 
-    def mean_over_x(y):
+    def over_x(y, weight):
         centres = _kinks(activation, q) / root_q
         breaks = jnp.sort(jnp.append(centres - b * y, centres + b * y)) / a
         x, weights = _panels(jnp.clip(breaks, -_CUTOFF, _CUTOFF), root_q * a, -_CUTOFF, _NODES_2D)
-        return jnp.sum(f(root_q * (a * x + b * y)) * f(root_q * (a * x - b * y)) * weights)
+        return root_q * (a * x + b * y), root_q * (a * x - b * y), 2 * weight * weights
 
-    return 2 * jnp.sum(jax.vmap(mean_over_x)(y) * weights_y)  # even in y
+    return jax.vmap(over_x)(y[1:].ravel(), weights_y[1:].ravel())  # the panel below y = 0 is empty
 
 
 def variance_map(activation: Activation, q: Scalar, sigma_w: Scalar, sigma_b: Scalar) -> Array:
@@ -115,7 +117,7 @@ def variance_map(activation: Activation, q: Scalar, sigma_w: Scalar, sigma_b: Sc
     Returns:
         The variance one layer on, `[]`.
 
-    Source: Poole et al., 2016, eq. 3, arXiv:1606.05340.
+    Source: Poole et al., 2016, arXiv:1606.05340.
 
     Example:
         >>> from jaxnn.nets import activations
@@ -156,13 +158,14 @@ def correlation_map(
     Returns:
         The correlation one layer on, `[]`.
 
-    Source: Poole et al., 2016, eq. 5, arXiv:1606.05340.
+    Source: Poole et al., 2016, arXiv:1606.05340.
     """
     c, q, sigma_w, sigma_b = _floats(c, q, sigma_w, sigma_b)
     fixed = lax.stop_gradient(c)
-    mean = _pair_mean(activation.function, activation, fixed, q)
-    value = (sigma_w**2 * mean + sigma_b**2) / _sqrt(q) ** 2
-    return value + correlation_slope(activation, fixed, q, sigma_w) * (c - fixed)
+    u1, u2, weights = _pairs(activation, fixed, q)
+    mean = jnp.sum(activation.function(u1) * activation.function(u2) * weights)
+    slope = sigma_w**2 * jnp.sum(activation.slope(u1) * activation.slope(u2) * weights)
+    return (sigma_w**2 * mean + sigma_b**2) / _sqrt(q) ** 2 + slope * (c - fixed)
 
 
 def correlation_slope(activation: Activation, c: Scalar, q: Scalar, sigma_w: Scalar) -> Array:
@@ -171,7 +174,8 @@ def correlation_slope(activation: Activation, c: Scalar, q: Scalar, sigma_w: Sca
     Source: Schoenholz et al., 2017, arXiv:1611.01232.
     """
     c, q, sigma_w = _floats(c, q, sigma_w)
-    return sigma_w**2 * _pair_mean(activation.slope, activation, c, q)
+    u1, u2, weights = _pairs(activation, c, q)
+    return sigma_w**2 * jnp.sum(activation.slope(u1) * activation.slope(u2) * weights)
 
 
 def _search(residual: Callable, start: int) -> Array:
@@ -234,7 +238,7 @@ def chi_1(activation: Activation, sigma_w: Scalar, sigma_b: Scalar) -> Array:
 
     Where q* is infinite it is the limit at large q.
 
-    Source: Poole et al., 2016, eq. 6, arXiv:1606.05340.
+    Source: Poole et al., 2016, arXiv:1606.05340.
     """
     q = fixed_point_variance(activation, sigma_w, sigma_b)
     return chi(activation, jnp.minimum(q, _MOST), sigma_w)
@@ -341,7 +345,8 @@ def critical_sigma_w(activation: Activation, sigma_b: Scalar) -> Array:
 
     Example:
         >>> from jaxnn.nets import activations
-        >>> print((critical_sigma_w(activations.tanh, 0.05**0.5) ** 2).round(3))
+        >>> sigma_w = jax.jit(lambda b: critical_sigma_w(activations.tanh, b))(0.05**0.5)
+        >>> print((sigma_w**2).round(3))
         1.761
     """
     (sigma_b,) = _floats(sigma_b)

@@ -1,6 +1,7 @@
 """Mean field against scipy integrals, closed forms, published limits and finite differences."""
 
 import functools
+import itertools
 import math
 
 import jax
@@ -12,6 +13,10 @@ from scipy import integrate, optimize, special
 
 from jaxnn.nets import activations
 from jaxnn.theory import mean_field as mf
+from jaxnn.types import Activation
+
+# Compiling takes most of the time of these many small programs: the compiler is told to be quick.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 SCALE, ALPHA = 1.0507009873554805, 1.6732632423543772  # SELU
 
@@ -75,13 +80,13 @@ def activation_of(name):
 every_activation = pytest.mark.parametrize("name", REFERENCE)
 
 
-def mean(f, q, kinks=()):
+def mean(f, q, kinks=(), accuracy=1e-13):
     """E[f(sqrt(q) z)] by adaptive quadrature between 0, +-1/sqrt(q) and the kinks."""
     s = math.sqrt(q)
     edges = sorted({-12.0, 12.0, *(e / s for e in (-1, 0, 1, *kinks) if abs(e / s) < 12)})
     parts = (
-        integrate.quad(lambda z: f(s * z) * normal_pdf(z), a, b, epsabs=1e-13, epsrel=1e-12)[0]
-        for a, b in zip(edges[:-1], edges[1:], strict=True)
+        integrate.quad(lambda z: f(s * z) * normal_pdf(z), a, b, epsabs=accuracy, epsrel=1e-12)[0]
+        for a, b in itertools.pairwise(edges)
     )
     return sum(parts)
 
@@ -98,7 +103,7 @@ def pair_mean(f, c, q, kinks):
         z = (edges[1:] + edges[:-1])[:, None] / 2 + half * points
         return np.sum(f(c * u1 + s * spread * z) * normal_pdf(z) * half * weights)
 
-    return mean(lambda u: f(u) * given(u), q, kinks)
+    return mean(lambda u: f(u) * given(u), q, kinks, 1e-10)
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +112,7 @@ def double_precision():
         yield
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jit, static_argnums=(0, 1))
 def lanes(function, name, *arguments):
     """The function of a named activation, over lanes of its other arguments."""
     return jax.vmap(lambda *a: getattr(mf, function)(activation_of(name), *a))(*arguments)
@@ -133,30 +138,40 @@ def test_variance_map_and_chi_equal_adaptive_quadrature(name):
     np.testing.assert_allclose(growth, expected, rtol=1e-9)
 
 
+@functools.partial(jit, static_argnums=0)
+def four_pairs(name, c, q):
+    """`[lane, 2]`: the correlation map and its derivative, at sigma_w = 1 and sigma_b = .5."""
+
+    def one(c, q):
+        def mapped(c):
+            return mf.correlation_map(activation_of(name), c, q, 1.0, 0.5)
+
+        return jnp.stack(jax.jvp(mapped, (c,), (jnp.ones_like(c),)))
+
+    return jax.vmap(one)(c, q)
+
+
 @every_activation
 def test_correlation_map_and_slope_equal_conditional_quadrature(name):
     function, slope, kinks = REFERENCE[name]
-    c, q = np.array([-0.6, 0.0, 0.7, 0.999]), np.array([2.0, 2.0, 12.0, 2.0])
-    ones = np.ones_like(c)
-    mapped = lanes("correlation_map", name, *arrays(c, q, ones, 0.5 * ones))
-    sloped = lanes("correlation_slope", name, *arrays(c, q, ones))
-    points = list(zip(c, q, strict=True))
-    expected = [(pair_mean(function, *at, kinks) + 0.25) / at[1] for at in points]
-    np.testing.assert_allclose(mapped, expected, atol=1e-8)  # the accuracy that is promised
-    expected = [pair_mean(slope, *at, kinks) for at in points]
-    np.testing.assert_allclose(sloped, expected, atol=2e-8)
+    points = [(-0.6, 2.0), (0.0, 2.0), (0.7, 12.0), (0.999, 2.0)]
+    found = four_pairs(name, *jnp.array(points).T)
+    expected = [
+        [(pair_mean(function, c, q, kinks) + 0.25) / q, pair_mean(slope, c, q, kinks)]
+        for c, q in points
+    ]
+    np.testing.assert_allclose(found, expected, atol=2e-8)  # the accuracy that is promised
 
 
-@pytest.mark.parametrize("name", ["tanh", "relu", "hard_tanh", "selu"])
+@every_activation
 def test_correlation_map_at_one_is_the_variance_map(name):
-    one = jnp.ones(1)
-    q, at_one = 2.0 * one, one
-    mapped = lanes("correlation_map", name, at_one, q, 1.3 * one, 0.4 * one)
-    variance = lanes("variance_map", name, q, 1.3 * one, 0.4 * one)
-    np.testing.assert_allclose(mapped * q, variance, rtol=1e-12)  # both exact: rounding alone
-    sloped = lanes("correlation_slope", name, at_one, q, 1.3 * one)
-    # at c = 1 the panel between the two images of a kink has no width left, but _FLOOR^(1/2)
-    np.testing.assert_allclose(sloped, lanes("chi", name, q, 1.3 * one), rtol=1e-9)
+    q = jnp.array([1e-3, 0.5, 12.0, 100.0])
+    ones = jnp.ones_like(q)
+    mapped, sloped = four_pairs(name, ones, q).T
+    np.testing.assert_allclose(
+        mapped * q, lanes("variance_map", name, q, ones, ones / 2), rtol=1e-9
+    )
+    np.testing.assert_allclose(sloped, lanes("chi", name, q, ones), atol=2e-8)
 
 
 def test_relu_maps_equal_arc_cosine_kernels():
@@ -167,7 +182,7 @@ def test_relu_maps_equal_arc_cosine_kernels():
     def he(x):
         return mf.correlation_map(activations.relu, x, 3.0, 2**0.5, 0.0)
 
-    mapped, derivative = jax.jit(jax.vmap(jax.value_and_grad(he)))(jnp.asarray(c))
+    mapped, derivative = jit(jax.vmap(jax.value_and_grad(he)))(jnp.asarray(c))
     np.testing.assert_allclose(mapped, kernel, atol=1e-10)  # scale-free: panels fit it to rounding
     np.testing.assert_allclose(derivative, slope, atol=2e-9)  # 1e-9 at c = -0.999
 
@@ -217,7 +232,7 @@ def test_critical_sigma_w_of_tanh_equals_known_values():
 
 
 def summary(name, sigma_w, sigma_b):
-    """`[lane, 5]`: q*, chi_1, c*, xi_q, xi_c; padded to 8 lanes, so that all tests share a compile."""
+    """`[lane, 5]`: q*, chi_1, c*, xi_q, xi_c. Padded to 8 lanes: one compile for all tests."""
     num_lanes = len(sigma_w)
     padded = [
         jnp.concatenate([x, jnp.broadcast_to(x[:1], 8 - num_lanes)]) for x in (sigma_w, sigma_b)
@@ -225,7 +240,7 @@ def summary(name, sigma_w, sigma_b):
     return eight_summaries(name, *padded)[:num_lanes]
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jit, static_argnums=0)
 def eight_summaries(name, sigma_w, sigma_b):
 
     def one(w, b):
@@ -319,7 +334,7 @@ def test_summary_of_tanh_without_bias_is_sane():
 def test_fixed_point_correlation_near_criticality(excess):
     sigma_b = 0.05**0.5
     critical = lanes("critical_sigma_w", "tanh", jnp.array([sigma_b]))
-    found = summary("tanh", critical * (1 + jnp.array([-excess, excess])), jnp.full(2, sigma_b))
+    found = summary("tanh", critical * (1 + jnp.array([-excess, excess])), *arrays([sigma_b] * 2))
     assert found[0, 1] < 1 < found[1, 1]
     assert found[0, 2] == 1
     # h(c) = C(c) - c is (1-c)^2 C''(1)/2 - (1-c)(chi-1) near 1, and C''(1) does not vanish there,
@@ -341,7 +356,7 @@ def iterate(name, c, q, sigma_w, sigma_b, num_layers):
         c = mf.correlation_map(activation_of(name), c, q, sigma_w, sigma_b)
         return c, c
 
-    return np.asarray(jax.jit(lambda c: lax.scan(layer, c, None, num_layers)[1])(jnp.asarray(c)))
+    return np.asarray(jit(lambda c: lax.scan(layer, c, None, num_layers)[1])(jnp.asarray(c)))
 
 
 def test_relu_correlation_nears_one_as_the_square_of_depth():
@@ -385,34 +400,64 @@ def test_residual_maps_add_the_skip():
 # Transformations
 
 
-@pytest.mark.parametrize("mode", [jax.jacfwd, jax.jacrev], ids=["forward", "reverse"])
-@pytest.mark.parametrize("point", [(1.3, 0.3), (2.2, 0.3)], ids=["ordered", "chaotic"])
-def test_gradients_equal_finite_differences(mode, point):
-    def stacked(x):
-        return summary("tanh", x[:1], x[1:])[0]
+def differences(values, step):
+    """Central differences `[output, input]` of values `[2 * input, output]` at x + and - step."""
+    half = len(values) // 2
+    return (values[:half] - values[half:]).T / (2 * step)
 
-    x, h = jnp.asarray(point), 1e-5
-    shifts = h * jnp.eye(2)
-    around = summary("tanh", *jnp.concatenate([x[None] + shifts, x[None] - shifts]).T)
-    difference = (around[:2] - around[2:]).T / (2 * h)
-    # h^2 f'''/6 is 1e-10 of f''' and rounding over h is 1e-9 of f
-    np.testing.assert_allclose(jax.jit(mode(stacked))(x), difference, rtol=1e-5, atol=1e-6)
+
+def around(x, step):
+    shifts = step * jnp.eye(x.size)
+    return jnp.concatenate([x[None] + shifts, x[None] - shifts])
+
+
+@pytest.mark.parametrize(
+    ("mode", "name", "column"),
+    [
+        (jax.jacfwd, "depth_scale_variance", 3),  # a function of q*
+        (jax.jacrev, "depth_scale_correlation", 4),  # a function of q*, chi_1 and c*
+    ],
+    ids=["variance-forward", "correlation-reverse"],
+)
+def test_gradients_of_depth_scales_equal_finite_differences(mode, name, column):
+    points = jnp.array([(1.3, 0.3), (2.2, 0.3)])  # ordered, chaotic
+    scale = getattr(mf, name)
+    found = jit(jax.vmap(mode(lambda x: scale(activations.tanh, *x))))(points)
+    for x, gradient in zip(points, found, strict=True):
+        expected = differences(summary("tanh", *around(x, 1e-5).T)[:, column], 1e-5)
+        # h^2 times the third derivative, over 6, is 1e-10 of it; rounding over h is 1e-9 of f
+        np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_gradient_of_critical_sigma_w_is_the_tangent_of_the_critical_line():
+    q, one = jnp.array(0.7), jnp.array(1.0)
+    (_, sigma_b), (rise, run) = jit(
+        lambda q: jax.jvp(functools.partial(mf.critical_line, activations.tanh), (q,), (one,))
+    )(q)
+    slope = jit(jax.grad(functools.partial(mf.critical_sigma_w, activations.tanh)))(sigma_b)
+    np.testing.assert_allclose(slope, rise / run, rtol=1e-9)  # both are free of differences
+
+
+late_relu = Activation(
+    "late_relu",
+    lambda u: jnp.maximum(u - 0.5, 0),
+    lambda u: (u > 0.5).astype(u.dtype),
+    kinks=(0.5,),
+)
 
 
 def test_gradients_of_maps_equal_finite_differences():
     def maps(x):
         c, q, w, b = x
-        phi = activations.hard_tanh  # kinks away from 0, which move with q
+        phi = late_relu  # a kink away from 0, which moves with q
         line = mf.critical_line(phi, q)
-        values = [mf.variance_map(phi, q, w, b), mf.chi(phi, q, w), mf.critical_sigma_w(phi, b)]
+        values = [mf.variance_map(phi, q, w, b), mf.chi(phi, q, w)]
         pairs = [mf.correlation_map(phi, c, q, w, b), mf.correlation_slope(phi, c, q, w)]
         return jnp.stack([*values, *pairs, *line])
 
-    x, h = jnp.array([0.6, 1.7, 1.2, 0.3]), 1e-5
-    shifts = h * jnp.eye(4)
-    around = jax.jit(jax.vmap(maps))(jnp.concatenate([x[None] + shifts, x[None] - shifts]))
-    difference = (around[:4] - around[4:]).T / (2 * h)
-    np.testing.assert_allclose(jax.jit(jax.jacfwd(maps))(x), difference, rtol=1e-6, atol=1e-7)
+    x = jnp.array([0.6, 1.7, 1.2, 0.3])
+    expected = differences(jit(jax.vmap(maps))(around(x, 1e-5)), 1e-5)
+    np.testing.assert_allclose(jit(jax.jacfwd(maps))(x), expected, rtol=1e-6, atol=1e-7)
 
 
 def test_slope_of_leaky_relu_may_be_traced():
@@ -420,7 +465,7 @@ def test_slope_of_leaky_relu_may_be_traced():
         return mf.chi_1(activations.leaky_relu(slope), 1.1, 0.3)
 
     slopes = jnp.array([0.0, 0.1, 0.5])
-    value, gradient = jax.jit(jax.vmap(jax.value_and_grad(growth)))(slopes)
+    value, gradient = jit(jax.vmap(jax.value_and_grad(growth)))(slopes)
     np.testing.assert_allclose(value, 1.21 * (1 + slopes**2) / 2, rtol=1e-12)
     np.testing.assert_allclose(gradient, 1.21 * slopes, rtol=1e-9, atol=1e-12)
 
@@ -429,24 +474,20 @@ def test_lanes_of_vmap_equal_single_calls():
     w, b = arrays([1.3, 2.0, 2.5], [0.2, 0.1, 0.3])
     alone = jnp.concatenate([summary("tanh", w[i : i + 1], b[i : i + 1]) for i in range(3)])
     np.testing.assert_allclose(summary("tanh", w, b), alone, rtol=1e-12)
-    c, q = arrays([0.3, 0.9, 0.5], [1.0, 3.0, 2.0])
-    compiled = jax.jit(functools.partial(mf.correlation_map, activations.tanh))
-    alone = [compiled(*lane) for lane in zip(c, q, w, b, strict=True)]
-    np.testing.assert_allclose(lanes("correlation_map", "tanh", c, q, w, b), alone, rtol=1e-12)
 
 
 def test_eager_call_with_python_floats_equals_jit():
-    eager = mf.chi_1(activations.tanh, 2.5, 0.3)
-    np.testing.assert_allclose(eager, summary("tanh", *arrays([2.5], [0.3]))[0, 1], rtol=1e-12)
+    eager = mf.chi(activations.tanh, 4.0, 2.5)
+    np.testing.assert_allclose(eager, lanes("chi", "tanh", *arrays([4.0], [2.5]))[0], rtol=1e-13)
 
 
 def test_single_precision_is_followed():
-    arguments = [np.array([1.3, 2.5]), np.array([0.3, 0.3])]
-    double = summary("tanh", *arrays(*arguments))
-    single = summary("tanh", *(jnp.asarray(a, jnp.float32) for a in arguments))
+    w, b = arrays([1.3, 2.5], [0.3, 0.3])
+    single = lanes("depth_scale_correlation", "tanh", *(x.astype(jnp.float32) for x in (w, b)))
     assert single.dtype == jnp.float32
+    # float32 sums of 4000 terms err by 1e-6, and 1 - chi_1 = .06 divides the error
+    np.testing.assert_allclose(single, summary("tanh", w, b)[:, 4], rtol=2e-4)
     with jax.enable_x64(False):
-        alone = summary("tanh", *(jnp.asarray(a, jnp.float32) for a in arguments))
-    # float32 sums of 4000 terms err by 1e-6, over 1 - chi_1 = .06 in xi_c
-    np.testing.assert_allclose(single, double, rtol=2e-4)
-    np.testing.assert_allclose(alone, double, rtol=2e-4)
+        alone = jit(lambda: mf.critical_sigma_w(activations.tanh, 0.05**0.5))()
+    assert alone.dtype == jnp.float32
+    np.testing.assert_allclose(alone**2, 1.7610, atol=6e-5)  # half a digit, and rounding
