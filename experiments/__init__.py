@@ -10,8 +10,8 @@ line says what it studies, and which has
     CLAIMS: tuple[Claim, ...]      # jaxnn.report.Claim
     def figure(ds: xr.Dataset) -> matplotlib.figure.Figure
 
-`run` is the only expensive part. It keeps resumable stores of its sweeps in the folder `store`,
-prints its plan before the work, and returns everything that `CLAIMS` and `figure` read: both are
+`run` is the only expensive part. It keeps resumable stores of its sweeps in the folder `store`
+and returns everything that `CLAIMS` and `figure` read: both are
 given that dataset as reopened from disk, so a figure is restyled without running anything.
 
 A field of Config is a command line option of `scripts/reproduce.py`, next to that script's own

@@ -4,6 +4,7 @@ Schoenholz et al. 2017 (1611.01232): a randomly initialised network trains if it
 few correlation depth scales xi_c, which diverge where the weight variance is critical. Real MNIST.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +15,13 @@ import scipy.stats
 import xarray as xr
 
 import jaxnn as jn
-from jaxnn.report import claims, figures
+from jaxnn.report import Claim, Measurement, agrees, at_least, at_most, between, exact, figures
 from jaxnn.theory import mean_field
 
 PROBES = jn.probes
 TRAINED = 0.5  # accuracy from which a network counts as trained
+LEAST_RATIO = 3.0  # smallest L*/xi_c that the claim allows
+GROWTH_TOLERANCE = 0.02  # relative, at widths of 500 and more
 
 
 @dataclass(frozen=True)
@@ -174,3 +177,150 @@ def trainable_depth(ds: xr.Dataset) -> xr.DataArray:
         input_core_dims=[["depth"], ["depth"]],
         vectorize=True,
     )
+
+
+def _boundary(ds: xr.Dataset) -> xr.Dataset:
+    """Return L*, xi_c and L*/xi_c; the ratio where the boundary may lie within the depths swept."""
+    depths = trainable_depth(ds)
+    xi_c = theory(ds, ds["weight_variance"].values)["xi_c"]
+    inside = (LEAST_RATIO * xi_c < ds["depth"].max()) & (depths > ds["depth"].min())
+    ratio = (depths / xi_c).where(inside)
+    return xr.Dataset({"trainable_depth": depths, "xi_c": xi_c, "ratio": ratio})
+
+
+def _critical(ds: xr.Dataset) -> Measurement:
+    return exact(critical_weight_variance(ds), 1.7610, rtol=5e-5)  # published to four decimals
+
+
+def _rank_correlation(ds: xr.Dataset) -> Measurement:
+    def correlation(part: xr.Dataset) -> float:
+        found = _boundary(part)
+        xi_c = np.minimum(found["xi_c"], part["depth"].max() / LEAST_RATIO)  # not seen past it
+        return float(scipy.stats.spearmanr(found["trainable_depth"], xi_c).statistic)
+
+    return at_least(correlation(ds), 0.9, _seed_error(ds, correlation))
+
+
+def _kappa(ds: xr.Dataset) -> Measurement:
+    def mean_ratio(part: xr.Dataset) -> float:
+        return float(_boundary(part)["ratio"].mean())
+
+    error = _seed_error(ds, mean_ratio)
+    return between(mean_ratio(ds), LEAST_RATIO, 8.0, error, expected="6 (paper), 3 to 8")
+
+
+def _kappa_spread(ds: xr.Dataset) -> Measurement:
+    ratio = _boundary(ds)["ratio"]
+    return at_most(float(ratio.std(ddof=1) / ratio.mean()), 0.35)
+
+
+def _seed_error(ds: xr.Dataset, statistic: Callable[[xr.Dataset], float]) -> float:
+    """Return the standard error of a statistic over seeds, each seed taken alone."""
+    values = [statistic(ds.isel(seed=[number])) for number in range(ds.sizes["seed"])]
+    return float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else np.nan
+
+
+def growth(ds: xr.Dataset) -> xr.DataArray:
+    """Return the measured growth of the squared backward signal, for each layer that it crosses.
+
+    It is the slope of ln E (dl/dz)^2 towards the input, over the layers past the first quarter,
+    where the variance q still moves to its fixed point.
+    """
+    logs = np.log(ds["growth_preact_grad_rms"] ** 2)
+    settled = logs.isel(growth_layer=slice(logs.sizes["growth_layer"] // 4, None))
+    fitted = settled.polyfit("growth_layer", 1)["polyfit_coefficients"].sel(degree=1, drop=True)
+    return np.exp(-fitted)
+
+
+def _growth_claim(position: int, regime: str) -> Claim:
+    def check(ds: xr.Dataset) -> Measurement:
+        chi_1 = theory(ds, ds["growth_weight_variance"].values)["chi_1"]
+        measured = growth(ds).isel(growth_width=-1, growth_weight_variance=position)
+        error = measured.std("growth_seed", ddof=1) / measured.sizes["growth_seed"] ** 0.5
+        return agrees(
+            float(measured.mean()), float(chi_1[position]), float(error), rtol=GROWTH_TOLERANCE
+        )
+
+    statement = f"At initialisation the squared gradient grows by chi_1 a layer ({regime} network)"
+    return Claim(statement, "Schoenholz et al. 2017, eq. 17", check)
+
+
+def _growth_converges(ds: xr.Dataset) -> Measurement:
+    """Compare the mean error of the growth at the narrow and at the wide networks."""
+    chi_1 = theory(ds, ds["growth_weight_variance"].values)["chi_1"].values
+    measured = growth(ds).mean("growth_seed").transpose("growth_width", "growth_weight_variance")
+    narrow, wide = np.abs(measured.values / chi_1 - 1.0).mean(axis=1)
+    return at_most(float(wide / narrow), 1.0)
+
+
+CLAIMS = (
+    Claim(
+        "The critical sigma_w^2 of tanh at sigma_b^2 = 0.05 is 1.7610",
+        "Schoenholz et al. 2017; theory module against the published value",
+        _critical,
+    ),
+    _growth_claim(0, "ordered"),
+    _growth_claim(-1, "chaotic"),
+    Claim(
+        "The growth's error against chi_1 is smaller at the larger width (ratio of errors)",
+        "infinite-width limit; ours",
+        _growth_converges,
+    ),
+    Claim(
+        "The trainable depth L* ranks like the correlation depth scale xi_c (Spearman)",
+        "Schoenholz et al. 2017, figure 5; L* at half accuracy, best learning rate",
+        _rank_correlation,
+    ),
+    Claim(
+        "L* = kappa xi_c with kappa in [3, 8] (it depends on training time: 6 in the paper)",
+        "Schoenholz et al. 2017, section 5",
+        _kappa,
+    ),
+    Claim(
+        "kappa is one number over the map (coefficient of variation)",
+        "Schoenholz et al. 2017, section 5; trend, ours",
+        _kappa_spread,
+    ),
+)
+
+
+def figure(ds: xr.Dataset):
+    """Draw the map of accuracy with the theory on it, and the gradients of three networks."""
+    fig, (left, right) = figures.new_figure(1, 2, size=(13, 5.2))
+    _draw_map(left, ds)
+    _draw_gradients(right, ds)
+    return fig
+
+
+def _draw_map(ax, ds: xr.Dataset) -> None:
+    accuracy = best_accuracy(ds).rename(weight_variance="sigma_w2")
+    accuracy["sigma_w2"].attrs = {"long_name": r"weight variance $\sigma_w^2$"}
+    accuracy["depth"].attrs = {"long_name": "depth", "units": "hidden layers"}
+    figures.heatmap(ax, accuracy, x="sigma_w2", y="depth", vmin=0.0, vmax=1.0)
+    low, high = ax.get_ylim()
+    fine = np.linspace(*ax.get_xlim(), 301)
+    xi_c = theory(ds, fine)["xi_c"]
+    critical = critical_weight_variance(ds)
+    kappa = float(_boundary(ds)["ratio"].mean())
+    ax.plot(fine, 6.0 * xi_c, "w-", linewidth=2.5, label=r"$6\,\xi_c$ (paper)")
+    ax.plot(fine, kappa * xi_c, "w:", linewidth=2.5, label=rf"${kappa:.1f}\,\xi_c$ (fitted here)")
+    ax.axvline(critical, color="#D55E00", linestyle="--", linewidth=2.5, label="critical line")
+    ax.set(ylim=(low, high), title=f"Accuracy after {ds.attrs['num_steps']} steps, real MNIST")
+    legend = ax.legend(loc="upper right", fontsize=11, facecolor="0.35", framealpha=0.9)
+    for text in legend.get_texts():
+        text.set_color("white")
+
+
+def _draw_gradients(ax, ds: xr.Dataset) -> None:
+    deepest = ds["preact_grad_rms"].isel(step=0, depth=-1, learning_rate=0)
+    typical = np.exp(np.log(deepest).mean("seed")).assign_attrs(deepest.attrs)
+    wanted = {"ordered": 1.0, "critical": critical_weight_variance(ds), "chaotic": 4.0}
+    lines = []
+    for regime, variance in wanted.items():
+        line = typical.sel(weight_variance=variance, method="nearest")
+        name = rf"{regime}, $\sigma_w^2$ = {float(line['weight_variance']):.2f}"
+        lines.append(line.drop_vars("weight_variance").expand_dims(network=[name]))
+    shown = xr.concat(lines, "network").assign_attrs(deepest.attrs)
+    figures.profiles(ax, shown, hue="network")
+    depth = int(ds["depth"][-1])
+    ax.set(title=f"Gradients at initialisation, {depth} layers, width {ds.attrs['width']}")

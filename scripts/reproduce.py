@@ -7,6 +7,7 @@ its config, scale or seed change, or with --fresh; claims and figure are always 
 import ast
 import difflib
 import importlib
+import logging
 import shutil
 import sys
 import time
@@ -135,6 +136,8 @@ def run(study: ModuleType, config: Any, options: Options, folder: Path) -> None:
     if options.fresh:
         shutil.rmtree(store, ignore_errors=True)
     store.mkdir(parents=True, exist_ok=True)
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("jaxnn").setLevel(logging.INFO)  # sweeps log their plans
     begin = time.perf_counter()
     ds = study.run(config, seed=options.seed, store=store)
     seconds, source = time.perf_counter() - begin, Path(study.__file__ or "")

@@ -5,6 +5,7 @@ first and the readout last; a gradient is a list of the same form. All numbers a
 formulas are those of the contract in `jaxnn/nets/mlp.py` and of the papers of the update rules.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -286,7 +287,7 @@ def random_network(seed: int, sizes: list[int], gain: float = 1.0) -> Network:
             gain * rng.standard_normal((fan_in, fan_out)) / math.sqrt(fan_in),
             0.1 * rng.standard_normal(fan_out),
         )
-        for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True)
+        for fan_in, fan_out in itertools.pairwise(sizes)
     ]
 
 
@@ -294,7 +295,10 @@ def stacked(network: Network) -> dict:
     """Return a network in the form of `variables["params"]`: first, hidden stacked, readout."""
     names = ("kernel", "bias")
     first, *hidden, readout = network
-    params = {"first": dict(zip(names, first)), "readout": dict(zip(names, readout))}
+    params = {
+        "first": dict(zip(names, first, strict=True)),
+        "readout": dict(zip(names, readout, strict=True)),
+    }
     if hidden:
         params["hidden"] = {
             name: np.stack([layer[place] for layer in hidden]) for place, name in enumerate(names)

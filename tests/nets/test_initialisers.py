@@ -79,7 +79,7 @@ def test_mean_is_zero_and_variance_is_the_formula(build, variance, distribution)
 
 @EVERY
 def test_shape_of_distribution_is_as_named(build, variance, distribution):
-    """Fourth moment over squared variance: 3 for normals, 9/5 for uniforms; uniforms are bounded."""
+    """Fourth moment over squared variance: 3 for normals, 9/5 for uniforms, which are bounded."""
     values = np.asarray(build(GAIN)(KEY, SHAPE, jnp.float32), float)
     kurtosis = (values**4).mean() / (values**2).mean() ** 2
     # Var z^4 = 96 for normals: 4 SE of the mean fourth moment is 0.25, and of 6 times the variance

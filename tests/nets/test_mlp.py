@@ -1,4 +1,4 @@
-"""The stack against an independent numpy network: values, taps, gradients, depth layouts, errors."""
+"""The stack against an independent numpy network: values, gradients, depth layouts, errors."""
 
 import functools
 
@@ -141,7 +141,7 @@ def test_values_and_gradients_equal_reference_float32(name, residual, depth, own
 
 
 def test_jit_equals_eager():
-    x, labels, shift = data_of(jnp.float32)
+    x, _, shift = data_of(jnp.float32)
     model = jn.mlp(3, WIDTH, OUT, "tanh", residual=True)
     params = as_arrays(reference.stacked(network_of(3)), jnp.float32)
     arguments = ({"params": params}, x)

@@ -98,7 +98,7 @@ def test_masked_layers_read_nan_on_any_axis(axis):
 
 
 def test_accuracy_of_regression_is_refused():
-    with pytest.raises(TypeError, match="probe 'accuracy'.*got float32 targets"):
+    with pytest.raises(TypeError, match=r"probe 'accuracy'.*got float32 targets"):
         traced([probes.accuracy], targets=REALS, loss=jn.squared_error)
 
 
@@ -120,7 +120,7 @@ def test_update_ratio_without_updates_is_refused():
     "probe", [probes.saturated_fraction, probes.dead_fraction], ids=lambda each: each.name
 )
 def test_saturation_without_an_activation_is_refused(probe):
-    with pytest.raises(ValueError, match="need Model.activation, got None"):
+    with pytest.raises(ValueError, match=r"need Model\.activation, got None"):
         traced([probe], model=MODEL._replace(activation=None))
 
 

@@ -36,7 +36,7 @@ X = RNG.standard_normal((BATCH, FEATURES))
 LABELS = RNG.integers(0, OUT, BATCH)
 WEIGHT = np.array([1.0, 2.0, 0.0, 0.5, 1.0, 0.0, 3.0])
 
-# activation, gain of the weights (3: some tanh units saturate, some relu units die), residual, layout
+# activation, gain of the weights (3: some tanh units saturate), residual, layers in use
 STACKS = {
     "plain": ("relu", 1.5, False, DEEPEST),
     "residual": ("tanh", 3.0, True, DEEPEST),
