@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 import jaxnn as jn
-from jaxnn.report import claims, figures
+from jaxnn.report import figures
 from jaxnn.theory import finite_width, mean_field
 
 PROBES = jn.probes

@@ -33,10 +33,10 @@ def sample_indices(
         batch_size: number of indices; may exceed `num_examples`.
 
     Returns:
-        `[batch]` int32 indices.
+        `[batch]` int32 indices, uniform to within `num_examples` / 2^32.
     """
-    step_key = jax.random.fold_in(key, step)
-    return jax.random.randint(step_key, (batch_size,), 0, jnp.int32(num_examples), jnp.int32)
+    words = jax.random.bits(jax.random.fold_in(key, step), (batch_size,), jnp.uint32)
+    return _scaled(words, jnp.uint32(num_examples)).astype(jnp.int32)
 
 
 def epoch_indices(
