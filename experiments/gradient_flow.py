@@ -4,6 +4,7 @@ Glorot & Bengio 2010; He et al. 2015 (1502.01852); Hanin 2018 (1801.03744); Yang
 (1712.08969); Pascanu et al. 2013 (1211.5063) for clipping. Real MNIST.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,17 +14,19 @@ import numpy as np
 import xarray as xr
 
 import jaxnn as jn
-from jaxnn.report import figures
+from jaxnn.report import Claim, Measurement, agrees, at_least, at_most, between, exact, figures
 from jaxnn.theory import finite_width, mean_field
 
 PROBES = jn.probes
-SCHEMES = ("standard", "glorot", "he", "orthogonal")
+GAINS = {"vanishing": 0.5, "normal": 1.0, "exploding": 2.0}  # of He weights, in training
 
 
 @dataclass(frozen=True)
 class Config:
     """What is varied, and the sizes."""
 
+    activations: tuple[str, ...] = ("sigmoid", "tanh", "relu")
+    schemes: tuple[str, ...] = ("standard", "glorot", "he", "orthogonal")
     depth: int = 32
     width: int = 64
     profile_width: int = 128
@@ -43,6 +46,8 @@ class Config:
 
 SCALES = {
     "quick": Config(
+        activations=("tanh", "relu"),
+        schemes=("standard", "he"),
         depth=12,
         width=32,
         profile_width=32,
@@ -87,7 +92,8 @@ def run(config: Config, *, seed: int, store: Path) -> xr.Dataset:
         name: sum(ds.attrs[name] for ds in sweeps.values())
         for name in ("wall_seconds", "compile_seconds")
     }
-    return merged.assign_attrs({**sweeps["profile"].attrs, **seconds})
+    sizes = {name: getattr(config, name) for name in ("hanin_width", "hanin_depth", "law_width")}
+    return merged.assign_attrs({**sweeps["profile"].attrs, **seconds, **sizes})
 
 
 def _prefixed(ds: xr.Dataset, name: str) -> xr.Dataset:
@@ -120,8 +126,8 @@ def _profiles(config: Config, seed: int, store: Path) -> xr.Dataset:
 
     return jn.sweep(
         profile,
-        activation=["sigmoid", "tanh", "relu"],
-        scheme=list(SCHEMES),
+        activation=list(config.activations),
+        scheme=list(config.schemes),
         residual=[0.0, 1.0],
         gain=np.geomspace(0.5, 2.0, config.num_gains),
         num_seeds=config.profile_seeds,
@@ -131,18 +137,19 @@ def _profiles(config: Config, seed: int, store: Path) -> xr.Dataset:
 
 
 def _linear_law(config: Config, seed: int, store: Path) -> xr.Dataset:
-    """A1: standard against normalised initialisation of linear and tanh networks."""
+    """A1: standard (fan Var W = 1/3) against normalised (1) weights, linear and tanh networks."""
     batch = _mnist_batch(32)
 
-    def linear(key, *, activation, scheme, input_scale):
+    def linear(key, *, activation, fan_variance, input_scale):
         scaled = batch._replace(x=batch.x * input_scale)
-        model = jn.mlp(6, config.law_width, 10, activation, weights=jn.initialiser(scheme))
+        weights = jn.uniform((3.0 * fan_variance) ** 0.5)
+        model = jn.mlp(6, config.law_width, 10, activation, weights=weights)
         return _initial(model, key, scaled, [PROBES.preact_second_moment, PROBES.preact_grad_rms])
 
     return jn.sweep(
         linear,
         activation=["identity", "tanh"],
-        scheme=["standard", "glorot"],
+        fan_variance=[1.0 / 3.0, 1.0],
         input_scale=[0.1, 1.0],
         num_seeds=config.law_seeds,
         seed=seed,
@@ -228,7 +235,7 @@ def _cures(config: Config, seed: int, store: Path) -> xr.Dataset:
     return jn.sweep(
         train,
         activation=["tanh", "relu"],
-        gain=[0.5, 1.0, 2.0],
+        gain=list(GAINS.values()),
         residual=[0.0, 1.0],
         clip_norm=[1.0, np.inf],
         learning_rate=list(config.learning_rates),
@@ -236,3 +243,297 @@ def _cures(config: Config, seed: int, store: Path) -> xr.Dataset:
         seed=seed,
         store=store / "cure",
     )
+
+
+def _slope(logs: xr.DataArray, sweep: str) -> tuple[xr.DataArray, xr.DataArray]:
+    """Return the slope of logarithms over layers, and its standard error over seeds."""
+    fitted = logs.polyfit(f"{sweep}_layer", 1)["polyfit_coefficients"].sel(degree=1, drop=True)
+    return _mean_and_error(fitted, f"{sweep}_seed")
+
+
+def _mean_and_error(values: xr.DataArray, seed: str) -> tuple[xr.DataArray, xr.DataArray]:
+    return values.mean(seed), values.std(seed, ddof=1) / values.sizes[seed] ** 0.5
+
+
+def _linear_slope(ds: xr.Dataset, quantity: str, **where) -> tuple[float, float]:
+    """Return the slope of the logarithm of a variance in the linear sweep, towards its flow."""
+    squares = {
+        "forward": np.log(ds["linear_preact_second_moment"]),
+        "backward": 2.0 * np.log(ds["linear_preact_grad_rms"]),
+    }
+    slope, error = _slope(squares[quantity], "linear")
+    found = {f"linear_{name}": value for name, value in where.items()}
+    sign = 1.0 if quantity == "forward" else -1.0
+    return sign * float(slope.sel(found)), float(error.sel(found))
+
+
+def _standard_law(quantity: str) -> Claim:
+    def check(ds: xr.Dataset) -> Measurement:
+        where = {"activation": "identity", "fan_variance": 1.0 / 3.0, "input_scale": 1.0}
+        slope, error = _linear_slope(ds, quantity, **where)
+        return agrees(slope, -np.log(3.0), error, rtol=0.03)
+
+    signal = {"forward": "activation", "backward": "back-propagated gradient"}[quantity]
+    statement = f"Standard init of a linear network: {signal} variance falls by ln 3 a layer"
+    return Claim(statement, "Glorot & Bengio 2010, eq. 5-8 (n Var W = 1/3)", check)
+
+
+def _tanh_law(ds: xr.Dataset) -> Measurement:
+    where = {"activation": "tanh", "fan_variance": 1.0 / 3.0, "input_scale": 0.1}
+    slope, error = _linear_slope(ds, "forward", **where)
+    low, high = sorted((-1.15 * np.log(3.0), -0.85 * np.log(3.0)))
+    return between(slope, low, high, error, expected=-np.log(3.0))
+
+
+def _normalised_law(ds: xr.Dataset) -> Measurement:
+    where = {"activation": "identity", "fan_variance": 1.0, "input_scale": 1.0}
+    slope, error = _linear_slope(ds, "forward", **where)
+    return between(slope, -0.1, 0.1, error, expected=0.0)
+
+
+def _relu_factor(ds: xr.Dataset) -> Measurement:
+    """Compare the factor a layer at g = 1 with 1/2, corrected for the width (A8)."""
+    slope, error = _slope(np.log(ds["relu_preact_second_moment"]), "relu")
+    found, error = (float(each.sel(relu_variance_gain=1.0)) for each in (slope, error))
+    shift = float(finite_width.relu_log_moments(ds.attrs["law_width"])[0])
+    return agrees(np.exp(found), 0.5 * np.exp(shift), error * np.exp(found), rtol=0.05)
+
+
+def _xavier_against_he(ds: xr.Dataset) -> Measurement:
+    """Compare equal draws scaled by g = 1 and g = 2: ReLU is homogeneous, so the law is exact."""
+    logs = np.log(ds["relu_preact_second_moment"]).isel(relu_layer=-1)
+    ratio = logs.sel(relu_variance_gain=1.0) - logs.sel(relu_variance_gain=2.0)
+    return exact(float(ratio.mean()), -ds.sizes["relu_layer"] * np.log(2.0), rtol=1e-4)
+
+
+def _log_ratios(ds: xr.Dataset) -> tuple[np.ndarray, float, float]:
+    """Return ln r of each network that is not all dead, and the law's mean and variance."""
+    values = ds["hanin_log_ratio"].values
+    mean, variance = finite_width.relu_log_moments(ds.attrs["hanin_width"])
+    depth = ds.attrs["hanin_depth"]
+    return values[np.isfinite(values)], depth * float(mean), depth * float(variance)
+
+
+def _hanin_mean(ds: xr.Dataset) -> Measurement:
+    values, mean, variance = _log_ratios(ds)
+    return agrees(values.mean(), mean, (variance / values.size) ** 0.5, rtol=0.15)
+
+
+def _hanin_variance(ds: xr.Dataset) -> Measurement:
+    values, _, variance = _log_ratios(ds)
+    spread = (values - values.mean()) ** 2
+    return agrees(spread.mean(), variance, spread.std() / values.size**0.5, rtol=0.05)
+
+
+def _residual_tanh(ds: xr.Dataset) -> Measurement:
+    """Compare ln of the squared gradient's growth with the mean-field recursion's."""
+    part = ds.sel(residual_activation="tanh")
+    logs = 2.0 * np.log(part["residual_preact_grad_rms"])
+    growth = logs.isel(residual_layer=0) - logs.isel(residual_layer=-1)
+    mean, error = _mean_and_error(growth, "residual_seed")
+    start = float(part["residual_preact_second_moment"].isel(residual_layer=0).mean())
+    expected = _residual_recursion(start, ds.sizes["residual_layer"])
+    return agrees(float(mean), expected, float(error), rtol=0.05)
+
+
+def _residual_recursion(start: float, depth: int) -> float:
+    """Return the sum of ln chi over the blocks of a residual tanh network, sigma_w = 1."""
+    tanh = jn.activations.tanh
+
+    def block(q: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
+        chi = mean_field.residual_chi(tanh, q, 1.0)
+        return mean_field.residual_variance_map(tanh, q, 1.0, 0.0), jnp.log(chi)
+
+    logs = jax.jit(lambda q: jax.lax.scan(block, q, length=depth - 1)[1])(jnp.float32(start))
+    return float(logs.sum())
+
+
+def _residual_relu(ds: xr.Dataset) -> Measurement:
+    """Compare the mean second moment's growth a block with 2, exact at every width."""
+    moments = ds["residual_preact_second_moment"].sel(residual_activation="relu")
+    first, last = moments.isel(residual_layer=0), moments.isel(residual_layer=-1)
+    blocks, ratio = moments.sizes["residual_layer"] - 1, last / first
+    mean, error = (float(each) for each in _mean_and_error(ratio, "residual_seed"))
+    growth = mean ** (1.0 / blocks)
+    return agrees(growth, 2.0, growth * error / mean / blocks, rtol=0.05)
+
+
+def cured(ds: xr.Dataset, activation: str = "relu") -> xr.DataArray:
+    """Return final accuracy by regime and cure, at each cell's best learning rate, by seed."""
+    accuracy = ds["cure_accuracy"].isel(cure_step=-1).sel(cure_activation=activation)
+    best = accuracy.mean("cure_seed").argmax("cure_learning_rate")
+    accuracy = accuracy.isel(cure_learning_rate=best)
+    cells = accuracy.stack(cure=("cure_residual", "cure_clip_norm")).transpose(..., "cure_seed")
+    cures = [_cure_name(*each) for each in cells["cure"].values]
+    cells = cells.drop_vars(["cure", "cure_residual", "cure_clip_norm"]).rename(cure_gain="regime")
+    return cells.assign_coords(cure=cures, regime=list(GAINS)).transpose("regime", "cure", ...)
+
+
+def _cure_name(residual: float, clip_norm: float) -> str:
+    names = ["residual"] * bool(residual) + ["clipping"] * bool(np.isfinite(clip_norm))
+    return " + ".join(names) or "none"
+
+
+def _gain_of(cure: str, regime: str, activation: str) -> Callable[[xr.Dataset], Measurement]:
+    """Return a check that a cure lifts the accuracy of a regime by 0.2 or more."""
+
+    def check(ds: xr.Dataset) -> Measurement:
+        accuracy = cured(ds, activation).sel(regime=regime)
+        difference = accuracy.sel(cure=cure) - accuracy.sel(cure="none")
+        mean, error = _mean_and_error(difference, "cure_seed")
+        return at_least(float(mean), 0.2, float(error))
+
+    return check
+
+
+def _right_weights(ds: xr.Dataset) -> Measurement:
+    accuracy = cured(ds, "tanh").sel(cure="none")
+    wrong = accuracy.drop_sel(regime="normal").max("regime")
+    mean, error = _mean_and_error(accuracy.sel(regime="normal") - wrong, "cure_seed")
+    return at_least(float(mean), 0.2, float(error))
+
+
+def _clipping_vanishing(ds: xr.Dataset) -> Measurement:
+    accuracy = cured(ds).sel(regime="vanishing")
+    difference = accuracy.sel(cure="clipping") - accuracy.sel(cure="none")
+    mean, error = _mean_and_error(difference, "cure_seed")
+    return between(float(mean), -0.05, 0.05, float(error), expected=0.0)
+
+
+def _clipping_exploding(ds: xr.Dataset) -> Measurement:
+    """Compare the diverged share of exploding ReLU runs with clipping and without."""
+    where = {"cure_activation": "relu", "cure_gain": GAINS["exploding"], "cure_residual": 0.0}
+    diverged = ds["cure_diverged_at"].sel(where).notnull().mean("cure_learning_rate")
+    shares, errors = _mean_and_error(diverged, "cure_seed")
+    clipped, free = (float(shares.sel(cure_clip_norm=each)) for each in (1.0, np.inf))
+    error = float(errors.sel(cure_clip_norm=1.0))
+    return at_most(clipped / free if free else np.nan, 1.0 / 3.0, error)
+
+
+CLAIMS = (
+    _standard_law("forward"),
+    _standard_law("backward"),
+    Claim(
+        "Standard init of a tanh network at small inputs: within 15% of -ln 3 a layer",
+        "Glorot & Bengio 2010, section 4.2",
+        _tanh_law,
+    ),
+    Claim(
+        "Normalised init keeps the activation variance of a linear network (slope of ln)",
+        "Glorot & Bengio 2010, eq. 16",
+        _normalised_law,
+    ),
+    Claim(
+        "ReLU, n Var W = g: the second moment changes by g/2 a layer (g = 1, width-corrected)",
+        "He et al. 2015, eq. 10, 1502.01852",
+        _relu_factor,
+    ),
+    Claim(
+        "Xavier against He weights over the ReLU stack: ln of the moments' ratio is -depth ln 2",
+        "He et al. 2015, section 2.2 (22 layers)",
+        _xavier_against_he,
+    ),
+    Claim(
+        "Mean of ln(norm ratio) of He ReLU networks follows the exact finite-width law",
+        "Hanin 2018, 1801.03744; digamma form ours",
+        _hanin_mean,
+    ),
+    Claim(
+        "Variance of ln(norm ratio) of He ReLU networks follows the exact finite-width law",
+        "Hanin 2018, 1801.03744; digamma form ours",
+        _hanin_variance,
+    ),
+    Claim(
+        "Residual tanh: ln growth of the squared gradient follows the mean-field recursion",
+        "Yang & Schoenholz 2017, 1712.08969",
+        _residual_tanh,
+    ),
+    Claim(
+        "Residual ReLU with He weights: the second moment doubles in each block",
+        "Yang & Schoenholz 2017, 1712.08969",
+        _residual_relu,
+    ),
+    Claim(
+        "Trend: the right weight scale cures plain tanh networks (accuracy over a wrong scale)",
+        "Glorot & Bengio 2010; ours",
+        _right_weights,
+    ),
+    Claim(
+        "Trend: residual connections cure vanishing gradients of ReLU networks (accuracy gained)",
+        "Yang & Schoenholz 2017; ours",
+        _gain_of("residual", "vanishing", "relu"),
+    ),
+    Claim(
+        "Trend: clipping does not cure vanishing gradients (accuracy gained)",
+        "Pascanu et al. 2013, 1211.5063; ours",
+        _clipping_vanishing,
+    ),
+    Claim(
+        "Trend: clipping stops exploding ReLU runs from diverging (diverged share, with / without)",
+        "Pascanu et al. 2013, 1211.5063; ours",
+        _clipping_exploding,
+    ),
+)
+
+
+def figure(ds: xr.Dataset):
+    """Draw the three regimes over depth, the schemes' growth, and what cures training."""
+    fig, axes = figures.new_figure(1, 3, size=(19, 5.4))
+    _draw_regimes(axes[0], ds)
+    _draw_schemes(axes[1], ds)
+    _draw_cures(axes[2], ds)
+    return fig
+
+
+def _profile(ds: xr.Dataset, name: str, **where) -> xr.DataArray:
+    """Return a profile's typical value, the geometric mean over seeds."""
+    found = ds[name].sel({f"profile_{key}": value for key, value in where.items()})
+    return np.exp(np.log(found).mean("profile_seed")).assign_attrs(ds[name].attrs)
+
+
+def _draw_regimes(ax, ds: xr.Dataset) -> None:
+    typical = _profile(ds, "profile_preact_grad_rms", activation="relu", scheme="he", residual=0.0)
+    middle = ds.sizes["profile_gain"] // 2
+    chosen = typical.isel(profile_gain=[0, middle, -1]).assign_attrs(typical.attrs)
+    chosen["profile_gain"].attrs = {"long_name": "gain of He weights"}
+    figures.profiles(ax, chosen, x="profile_layer", hue="profile_gain")
+    first, last = 1, ds.sizes["profile_layer"]
+    for line, name in zip(ax.get_lines(), ("vanishing", "normal", "exploding"), strict=True):
+        values, colour = line.get_ydata(), line.get_color()
+        ends = {"xy": (first, values[0]), "xytext": (first + 0.45 * (last - first), values[0])}
+        arrow = {"arrowstyle": "->", "color": colour, "linewidth": 2}
+        ax.annotate(name, **ends, color=colour, va="center", fontsize=13, arrowprops=arrow)
+    ax.set(title=f"Backward signal of plain ReLU networks, {last} layers")
+
+
+def _draw_schemes(ax, ds: xr.Dataset) -> None:
+    nearest = float(ds["profile_gain"].isel(profile_gain=ds.sizes["profile_gain"] // 2))
+    typical = _profile(ds, "profile_preact_grad_rms", gain=nearest)
+    blocks = typical.sizes["profile_layer"] - 1
+    ratio = typical.isel(profile_layer=0) / typical.isel(profile_layer=-1)
+    growth = (np.log10(ratio) / blocks).stack(network=("profile_activation", "profile_residual"))
+    names = [f"{a}{', residual' if r else ''}" for a, r in growth["network"].values]
+    growth = growth.drop_vars(["network", "profile_activation", "profile_residual"])
+    growth = growth.assign_coords(network=names).rename(profile_scheme="weights")
+    growth.attrs = {
+        "long_name": "growth of the gradient towards the input",
+        "units": "decades/layer",
+    }
+    limit = float(np.abs(growth).max())
+    figures.heatmap(ax, growth, x="weights", y="network", vmin=-limit, vmax=limit, cmap="RdBu_r")
+    _write_cells(ax, growth.transpose("network", "weights"), "{:+.2f}")
+    ax.set(title="Vanishing (blue), normal (white), exploding (red)")
+
+
+def _draw_cures(ax, ds: xr.Dataset) -> None:
+    accuracy = cured(ds).mean("cure_seed")
+    accuracy.attrs = {"long_name": "training accuracy", "units": "1"}
+    figures.heatmap(ax, accuracy, x="cure", y="regime", vmin=0.0, vmax=1.0)
+    _write_cells(ax, accuracy.transpose("regime", "cure"), "{:.2f}")
+    ax.set(title="What cures ReLU training, real MNIST")
+
+
+def _write_cells(ax, cells: xr.DataArray, form: str) -> None:
+    for (row, column), value in np.ndenumerate(cells.values):
+        box = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 2}
+        ax.text(column, row, form.format(value), ha="center", va="center", fontsize=11, bbox=box)

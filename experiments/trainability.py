@@ -44,11 +44,10 @@ class Config:
 
 SCALES = {
     "quick": Config(
-        width=32,
-        depths=(4, 12, 24),
-        weight_variances=(1.0, 4.0, 5),
+        depths=(4, 16, 40),
+        weight_variances=(1.0, 4.0, 6),
+        learning_rates=(0.1,),
         num_seeds=1,
-        num_steps=100,
         growth_weight_variances=(1.0, 2.5),
         growth_widths=(32, 256),
         growth_seeds=6,
@@ -157,7 +156,7 @@ def best_accuracy(ds: xr.Dataset) -> xr.DataArray:
 
 
 def trainable_depth(ds: xr.Dataset) -> xr.DataArray:
-    """Return L*, the depth where the best accuracy falls through TRAINED, by linear interpolation."""
+    """Return L*, the depth where the best accuracy falls through TRAINED, interpolated."""
     accuracy = best_accuracy(ds)
 
     def crossing(values: np.ndarray, depths: np.ndarray) -> float:
