@@ -18,6 +18,12 @@ from jaxnn.report import Claim, Measurement, agrees, at_least, at_most, between,
 from jaxnn.theory import finite_width, mean_field
 
 PROBES = jn.probes
+CURES = {  # by whether there are residual connections and clipping
+    (False, False): "none",
+    (False, True): "clipping",
+    (True, False): "residual",
+    (True, True): "both",
+}
 GAINS = {"vanishing": 0.5, "normal": 1.0, "exploding": 2.0}  # of He weights, in training
 
 
@@ -87,7 +93,9 @@ def run(config: Config, *, seed: int, store: Path) -> xr.Dataset:
         "residual": _residual_law(config, seed, store),
         "cure": _cures(config, seed, store),
     }
-    merged = xr.merge([_prefixed(ds, name) for name, ds in sweeps.items()], combine_attrs="drop")
+    merged = xr.merge(
+        [_prefixed(ds, name) for name, ds in sweeps.items()], combine_attrs="drop_conflicts"
+    )
     seconds = {
         name: sum(ds.attrs[name] for ds in sweeps.values())
         for name in ("wall_seconds", "compile_seconds")
@@ -364,14 +372,9 @@ def cured(ds: xr.Dataset, activation: str = "relu") -> xr.DataArray:
     best = accuracy.mean("cure_seed").argmax("cure_learning_rate")
     accuracy = accuracy.isel(cure_learning_rate=best)
     cells = accuracy.stack(cure=("cure_residual", "cure_clip_norm")).transpose(..., "cure_seed")
-    cures = [_cure_name(*each) for each in cells["cure"].values]
+    cures = [CURES[bool(residual), bool(clip < np.inf)] for residual, clip in cells["cure"].values]
     cells = cells.drop_vars(["cure", "cure_residual", "cure_clip_norm"]).rename(cure_gain="regime")
-    return cells.assign_coords(cure=cures, regime=list(GAINS)).transpose("regime", "cure", ...)
-
-
-def _cure_name(residual: float, clip_norm: float) -> str:
-    names = ["residual"] * bool(residual) + ["clipping"] * bool(np.isfinite(clip_norm))
-    return " + ".join(names) or "none"
+    return cells.assign_coords(cure=cures, regime=list(GAINS)).sel(cure=list(CURES.values()))
 
 
 def _gain_of(cure: str, regime: str, activation: str) -> Callable[[xr.Dataset], Measurement]:
@@ -497,12 +500,11 @@ def _draw_regimes(ax, ds: xr.Dataset) -> None:
     chosen = typical.isel(profile_gain=[0, middle, -1]).assign_attrs(typical.attrs)
     chosen["profile_gain"].attrs = {"long_name": "gain of He weights"}
     figures.profiles(ax, chosen, x="profile_layer", hue="profile_gain")
-    first, last = 1, ds.sizes["profile_layer"]
-    for line, name in zip(ax.get_lines(), ("vanishing", "normal", "exploding"), strict=True):
-        values, colour = line.get_ydata(), line.get_color()
-        ends = {"xy": (first, values[0]), "xytext": (first + 0.45 * (last - first), values[0])}
-        arrow = {"arrowstyle": "->", "color": colour, "linewidth": 2}
-        ax.annotate(name, **ends, color=colour, va="center", fontsize=13, arrowprops=arrow)
+    last = ds.sizes["profile_layer"]
+    for line, name in zip(ax.get_lines(), GAINS, strict=True):
+        start = {"xy": (1, line.get_ydata()[0]), "xytext": (1 + 0.12 * last, line.get_ydata()[0])}
+        arrow = {"arrowstyle": "->", "color": line.get_color(), "linewidth": 2}
+        ax.annotate(name, **start, color=line.get_color(), fontsize=13, arrowprops=arrow)
     ax.set(title=f"Backward signal of plain ReLU networks, {last} layers")
 
 

@@ -33,6 +33,43 @@ from jaxnn.types import (
     Taps,
 )
 
+__all__ = [
+    "Activation",
+    "Batch",
+    "Coordinate",
+    "Dataset",
+    "Depth",
+    "Labelled",
+    "Model",
+    "Plan",
+    "Taps",
+    "activation",
+    "activations",
+    "constant",
+    "cross_entropy",
+    "data",
+    "depths",
+    "fit",
+    "gaussian",
+    "glorot",
+    "he",
+    "initialiser",
+    "leaky_relu",
+    "lecun",
+    "load",
+    "mlp",
+    "optimizer",
+    "orthogonal",
+    "plan",
+    "probes",
+    "squared_error",
+    "sweep",
+    "theory",
+    "traced",
+    "uniform",
+    "zeros",
+]
+
 use_every_core()
 
 __version__ = "0.1.0"

@@ -12,8 +12,9 @@ import jax
 from jax import Array
 
 Variables = dict[str, Any]
-"""A plain dictionary of arrays. `variables["params"]` is trained; its groups are `first` (one layer),
-`hidden` (layers stacked on a leading axis `[layer, ...]`) and `readout`, each with `kernel` and `bias`."""
+"""A plain dictionary of arrays. `variables["params"]` is trained; its groups are `first` (one
+layer), `hidden` (layers stacked on a leading axis `[layer, ...]`) and `readout`, each with `kernel`
+and `bias`."""
 
 Loss = Callable[[Array, Array], Array]
 """`(outputs [batch, out], targets [batch, ...]) -> [batch]`, the loss of each example."""
@@ -84,7 +85,7 @@ class Depth(NamedTuple):
     active: Array | None = None  # [] int, may be traced; None: all of them
 
     @property
-    def count(self) -> int | Array:
+    def num_layers(self) -> int | Array:
         """The hidden layers that this member has, as a number to compute with."""
         return self.maximum if self.active is None else self.active
 
@@ -92,7 +93,7 @@ class Depth(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Labelled:
-    """An array with its labels. The labels are static, so they pass through jit and vmap untouched."""
+    """An array with its labels, which are static: they pass through jit and vmap untouched."""
 
     values: Array
     dims: tuple[str, ...] = field(default=(), metadata={"static": True})

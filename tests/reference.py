@@ -88,15 +88,15 @@ class Pass(NamedTuple):
 
 
 def forward(
-    network: Network, x: np.ndarray, phi: Phi, *, residual: bool = False, shift=None
+    network: Network, x: np.ndarray, phi: Phi, *, residual: float = False, shift=None
 ) -> Pass:
-    """Run z_1 = W_1 x + b_1, z_l = [z_{l-1} +] W_l phi(z_{l-1}) + b_l, y = W phi(z_L) + b."""
+    """Run z_1 = W_1 x + b_1, z_l = residual z_{l-1} + W_l phi(z_{l-1}) + b_l, y = W phi(z) + b."""
     *hidden, (kernel, bias) = network
     pre, post = [], []
     for level, (weights, biases) in enumerate(hidden):
         z = (post[-1] if post else x) @ weights + biases
         if residual and pre:
-            z = z + pre[-1]
+            z = z + residual * pre[-1]
         if shift is not None:
             z = z + shift[level]
         pre.append(z)
@@ -111,7 +111,7 @@ def backward(
     passed: Pass,
     output_gradient: np.ndarray,
     *,
-    residual: bool = False,
+    residual: float = False,
 ) -> tuple[list[np.ndarray], Network]:
     """Return dL/dz of each hidden layer, and dL/d(kernel, bias) of each layer, from dL/dy."""
     depth = len(passed.pre)
@@ -120,7 +120,7 @@ def backward(
     for level in reversed(range(depth)):
         signal = from_above * phi.slope(passed.pre[level])
         if residual and signals:
-            signal = signal + signals[0]  # z_{l+1} holds z_l itself
+            signal = signal + residual * signals[0]  # z_{l+1} holds residual z_l
         signals.insert(0, signal)
         from_above = signal @ network[level][0].T
     inputs = [x, *passed.post]
@@ -166,7 +166,7 @@ def evaluate(
     loss: Callable = cross_entropy,
     *,
     weight: np.ndarray | None = None,
-    residual: bool = False,
+    residual: float = False,
     shift=None,
 ) -> Result:
     """Run forward and backward for L = sum_i w_i l_i / sum_i w_i."""

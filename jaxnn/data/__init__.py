@@ -6,10 +6,11 @@ change a task; the sampling functions draw from one inside a compiled run.
 
 from jaxnn.data.datasets import dataset
 from jaxnn.data.loaders import blobs, circles, digits, mnist5k, two_spirals
-from jaxnn.data.sampling import epoch_indices, next_batch, sample_indices
+from jaxnn.data.sampling import Sampling, epoch_indices, next_batch, sample_indices
 from jaxnn.data.transforms import with_label_noise, with_train_size
 
 __all__ = [
+    "Sampling",
     "blobs",
     "circles",
     "dataset",

@@ -1,6 +1,6 @@
 """Networks: activations, initialisers, and families of models built from linen blocks.
 
-flax lives in this folder and only here; what leaves it is a `Model` and plain dictionaries of arrays.
+flax lives in this folder and only here; what leaves it is a `Model` and dictionaries of arrays.
 """
 
 from jaxnn.nets import activations

@@ -60,14 +60,14 @@ erf = _smooth(
     lambda z: jnp.exp(-math.pi / 4 * z**2),
 )
 softsign = _smooth("softsign", jax.nn.soft_sign, lambda z: (1.0 + jnp.abs(z)) ** -2.0, kinks=(0.0,))
-gelu = _smooth("gelu", lambda z: jax.nn.gelu(z, approximate=False), _gelu_slope)
-silu = _smooth("silu", jax.nn.silu, _silu_slope)
+gelu = _smooth("gelu", lambda z: jax.nn.gelu(z, approximate=False), _gelu_slope, 1.128904145)
+silu = _smooth("silu", jax.nn.silu, _silu_slope, 1.099839320)
 elu = _smooth("elu", jax.nn.elu, _elu_slope, kinks=(0.0,))
 selu = _smooth("selu", jax.nn.selu, _selu_slope, SELU_SCALE * SELU_ALPHA, kinks=(0.0,))
 hard_tanh = Activation(
     "hard_tanh",
     jax.nn.hard_tanh,
-    lambda z: (jnp.abs(z) < 1.0).astype(z.dtype),
+    lambda z: (jnp.abs(z) <= 1.0).astype(z.dtype),
     kinks=(-1.0, 1.0),
     piecewise_linear=True,
 )

@@ -16,7 +16,7 @@ def as_depth(depth: int | Depth) -> Depth:
         ValueError: it is below 1.
     """
     if isinstance(depth, Depth):
-        return depth
+        return depth._replace(maximum=static_size("depth", depth.maximum))
     maximum = static_size("depth", depth, "an int, or mark the sweep's axis: jn.depths([4, 16])")
     return Depth(maximum)
 
@@ -44,4 +44,5 @@ def active_layers(depth: Depth) -> Array | None:
     """Return `[layer]` True for the layers a masked member has, or None where it has all."""
     if depth.active is None:
         return None
-    return jnp.arange(depth.maximum) < depth.active
+    active = jnp.asarray(depth.active)
+    return jnp.arange(depth.maximum, dtype=active.dtype) < active

@@ -1,8 +1,10 @@
-"""Multilayer perceptrons as a stack of one block: depth by `lax.scan`, so compile time does not grow.
+"""Multilayer perceptrons: a stack of one block, scanned, so compile time does not grow with depth.
 
 Contract of the stack, for layer l = 1 ... depth, with z the pre-activations and phi the activation:
 
-    z_1 = W_1 x + b_1,  z_l = residual z_{l-1} + W_l phi(z_{l-1}) + b_l,  y = W_out phi(z_depth) + b_out
+    z_1 = W_1 x + b_1
+    z_l = residual z_{l-1} + W_l phi(z_{l-1}) + b_l
+    y = W_out phi(z_depth) + b_out
 
 `depth` counts hidden layers; there are depth + 1 weight matrices. Layer l draws from
 `fold_in(key, l)` and the readout from `fold_in(key, 0)`: a deeper network starts with the shallower
@@ -10,7 +12,7 @@ one's layers, whatever the layout.
 """
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -103,7 +105,7 @@ def mlp(
         shift: Array | None = None,
     ) -> tuple[Array, Taps, Variables]:
         params = variables["params"]
-        pre = layer.apply({"params": params["first"]}, _flat(x))
+        pre = _dense(layer, params["first"], _flat(x))
         pre = pre if shift is None else pre + shift[0]
         first = Taps(pre, phi.function(pre))
         taps = jax.tree.map(lambda leaf: leaf[None], first)
@@ -113,7 +115,7 @@ def mlp(
             inputs = (params["hidden"], _tail(shift), _tail(active))
             last_taps, rest = jax.lax.scan(step, first, inputs)
             taps = jax.tree.map(lambda *parts: jnp.concatenate(parts), taps, rest)
-        y = last.apply({"params": params["readout"]}, last_taps.post)
+        y = _dense(last, params["readout"], last_taps.post)
         return y, taps, variables
 
     return Model(init, apply, phi, active)
@@ -124,7 +126,7 @@ def _hidden_step(layer: "nn.Dense", phi: Activation, residual: bool | Scalar):
 
     def step(carry: Taps, inputs: tuple[Any, Array | None, Array | None]) -> tuple[Taps, Taps]:
         params, shift, active = inputs
-        pre = layer.apply({"params": params}, carry.post)
+        pre = _dense(layer, params, carry.post)
         if residual is not False:
             pre = jnp.asarray(residual, pre.dtype) * carry.pre + pre
         pre = pre if shift is None else pre + shift
@@ -136,8 +138,12 @@ def _hidden_step(layer: "nn.Dense", phi: Activation, residual: bool | Scalar):
     return step
 
 
+def _dense(layer: "nn.Dense", params: dict[str, Array], x: Array) -> Array:
+    return cast(Array, layer.apply({"params": params}, x))
+
+
 def _layer_keys(key: Array, depth: int) -> Array:
-    """Return `[depth + 1, 2]` keys: the readout's, then each hidden layer's, for bias and kernel."""
+    """Return keys `[depth + 1, 2]` for bias and kernel: the readout's, then each hidden layer's."""
     numbers = jnp.arange(depth + 1)
     return jax.vmap(lambda number: jax.random.split(jax.random.fold_in(key, number)))(numbers)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnn.probes.tapped import Flow
-from jaxnn.types import Labelled
+from jaxnn.types import Coordinate, Labelled
 
 
 class Probe(NamedTuple):
@@ -39,9 +39,18 @@ def probe(
     return build
 
 
-def measure(probes: Sequence[Probe], flow: Flow) -> dict[str, Labelled]:
-    """Measure every probe on one pass; layers that a masked member lacks read NaN."""
-    return {each.name: _labelled(each, flow) for each in probes}
+def measure(probes: Sequence[Probe], flow: Flow) -> dict[str, Labelled | Coordinate]:
+    """Measure every probe on one pass; layers that a masked member lacks read NaN.
+
+    Returns:
+        A `Labelled` for each probe, and the coordinate `layer` where one has that dim (1 is the
+        first hidden layer).
+    """
+    measured: dict[str, Labelled | Coordinate] = {p.name: _labelled(p, flow) for p in probes}
+    if any("layer" in each.dims for each in probes):
+        layers = tuple(range(1, 1 + flow.taps.pre.shape[0]))
+        measured["layer"] = Coordinate(layers, "1", "hidden layer")
+    return measured
 
 
 def _labelled(probe: Probe, flow: Flow) -> Labelled:

@@ -47,7 +47,7 @@ def accuracy(flow: Flow) -> Array:
             f"probe 'accuracy': expected integer class labels, got {flow.targets.dtype} targets; "
             "leave the probe out for regression"
         )
-    right = jnp.argmax(flow.outputs, axis=-1) == flow.targets
+    right = jnp.argmax(flow.outputs, axis=-1).astype(flow.targets.dtype) == flow.targets
     return jnp.sum(flow.weight * right.astype(flow.weight.dtype))
 
 

@@ -26,12 +26,16 @@ class Flow(NamedTuple):
 
 
 def example_weight(batch: Batch, dtype: Any) -> Array:
-    """Return the examples' weights `[batch]`, scaled to sum 1 (uniform where none are given)."""
+    """Return the examples' weights `[batch]`, scaled to sum 1 (uniform where none are given).
+
+    Where all are 0 they stay 0.
+    """
     size = batch.x.shape[0]
     if batch.weight is None:
         return jnp.full((size,), 1.0 / size, dtype)
     weight = jnp.asarray(batch.weight, dtype)
-    return weight / jnp.sum(weight)
+    total = jnp.sum(weight)
+    return weight / jnp.where(total > 0, total, 1.0)
 
 
 def mean_loss(loss: Loss, outputs: Array, batch: Batch) -> Array:

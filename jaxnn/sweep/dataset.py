@@ -21,7 +21,7 @@ def to_dataset(
     import xarray as xr
 
     done = np.asarray(results.done[:])
-    coordinates = {axis.name: (axis.name, axis.coordinate()) for axis in grid.axes}
+    coordinates: dict[str, Any] = {axis.name: (axis.name, axis.coordinate()) for axis in grid.axes}
     coordinates["seed"] = ("seed", np.arange(grid.num_seeds))
     for name, each in outputs.coordinates.items():
         labels = {"units": each.unit, "long_name": each.long_name}

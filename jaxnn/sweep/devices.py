@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -29,7 +30,7 @@ def use_every_core() -> None:
         jax.config.update("jax_num_cpu_devices", cores)
 
 
-def local_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+def local_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """Return a one-axis mesh over the given devices, or all local ones."""
     chosen = np.asarray(list(devices) if devices else jax.local_devices())
     return Mesh(chosen, (MEMBER,), axis_types=(AxisType.Auto,))

@@ -39,8 +39,8 @@ def explain(plan: "Plan") -> str:
     variables = merge_outputs([program.trace.outputs for program in plan.programs]).variables
     size = sum(math.prod(each.shape) * each.dtype.itemsize for each in variables.values())
     lines.append(
-        f"{tiles} tiles, {spent / 1e9:.4g} GFLOP, {1 - useful / max(spent, 1.0):.0%} of it padding; "
-        f"{size * plan.grid.num_members / 1e6:.3g} MB of results"
+        f"{tiles} tiles, {spent / 1e9:.4g} GFLOP, {1 - useful / max(spent, 1.0):.0%} of it "
+        f"padding; {size * plan.grid.num_members / 1e6:.3g} MB of results"
     )
     if devices.size == 1 and devices.flat[0].platform == "cpu":
         lines.append("one CPU device: import jaxnn before JAX starts, and every core is one")

@@ -42,7 +42,7 @@ def sweep(
     tile_size: int | None = None,
     layout: str | None = None,
     seed: int = 0,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
     **axes: Any,
 ) -> "xr.Dataset":
     """Run a pure function on every point of a grid, in a few compiled programs on every device.

@@ -59,7 +59,7 @@ def plan(
     num_seeds: int = 1,
     tile_size: int | None = None,
     layout: str | None = None,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
     **axes: Any,
 ) -> Plan:
     """Plan a sweep: trace one program for each static combination, choose layout and tiles.
@@ -70,8 +70,9 @@ def plan(
         >>> import jax.numpy as jnp
         >>> def run(key, *, width, scale):
         ...     return {"largest": scale * jax.random.normal(key, (width,)).max()}
-        >>> [p.stop - p.start for p in plan(run, width=[4, 8], scale=jnp.ones(1), num_seeds=3).programs]
-        [3, 3]
+        >>> found = plan(run, width=[4, 8], scale=jnp.ones(1), num_seeds=3)
+        >>> len(found.programs), found.grid.num_members
+        (2, 6)
     """
     grid = Grid(parse_axes(run, axes), num_seeds)
     layout = _checked_options(num_seeds, tile_size, layout)

@@ -96,7 +96,8 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         return json.loads(str(group.attrs[DESCRIPTION]))
     except (FileNotFoundError, KeyError, ValueError) as error:
         raise ValueError(
-            f"store: expected a sweep's store or an empty directory, got {str(path)!r}; name another path"
+            f"store: expected a sweep's store or an empty directory, got {str(path)!r}; "
+            "name another path"
         ) from error
 
 

@@ -6,8 +6,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import eval_jaxpr
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxnn.sweep.devices import MEMBER
@@ -26,7 +28,7 @@ def tile_function(traced: Trace, mesh: jax.sharding.Mesh, lanes: int) -> Any:
 
     def device(constants: Sequence[Array], root: Array, points: dict[str, Array]) -> list[Array]:
         def member(point: dict[str, Array]) -> list[Array]:
-            return jax.core.eval_jaxpr(traced.jaxpr, constants, *jax.tree.leaves((root, point)))
+            return eval_jaxpr(traced.jaxpr, constants, *jax.tree.leaves((root, point)))
 
         return jax.lax.map(member, points, batch_size=lanes)
 
@@ -70,7 +72,7 @@ class Constants:
 
 def array_digest(array: Any) -> str:
     """Return a digest of an array's dtype, shape and values."""
-    if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
         array = jax.random.key_data(array)
     host = np.ascontiguousarray(array)
     return hashlib.sha256(f"{host.dtype}{host.shape}".encode() + host.tobytes()).hexdigest()

@@ -43,7 +43,7 @@ def _floats(*arguments: Scalar) -> list[Array]:
 
 def _noise(like: Array) -> Array:
     """The relative size of rounding and quadrature errors."""
-    return 64 * jnp.finfo(like.dtype).eps + 1e-12
+    return jnp.asarray(64 * float(jnp.finfo(like.dtype).eps) + 1e-12, like.dtype)
 
 
 def _sqrt(q: Array) -> Array:

@@ -1,24 +1,24 @@
-"""Input checks of `fit`: each error names the argument, what was expected, what came, and the fix."""
+"""Input checks of `fit`: each error names the argument, what was expected, what came, the fix."""
 
 from collections.abc import Sequence
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 
+from jaxnn.data import Sampling
 from jaxnn.probes import Probe
 from jaxnn.types import Batch, Dataset, Model
 
 
-def check_fit(
-    num_steps: int,
-    record_every: int,
-    batch_size: int,
-    probe_size: int,
-    probe_lists: Sequence[Sequence[Probe]],
-) -> None:
-    """Check the counts of a fit, and that it measures something under distinct names."""
+RESERVED = ("step", "layer", "diverged_at")  # names of what `fit` returns beside its records
+
+
+def check_counts(num_steps: int, record_every: int, batch_size: int, probe_size: int) -> None:
+    """Check the counts of a fit."""
     counts = {"record_every": record_every, "batch_size": batch_size, "probe_size": probe_size}
     for name, value, least in [
         ("num_steps", num_steps, 0),
@@ -35,12 +35,30 @@ def check_fit(
             f"record_every: expected a divisor of num_steps={num_steps}, got {record_every}; "
             f"the nearest one is {nearest}"
         )
-    if not any(probe_lists):
+
+
+def check_probes(
+    probes: Sequence[Probe], validation_probes: Sequence[Probe], data: Dataset
+) -> None:
+    """Check that a fit measures something, that names are distinct, and splits not empty."""
+    names = [each.name for each in probes]
+    names += [f"validation_{each.name}" for each in validation_probes]
+    if not names:
         raise ValueError("probes: expected at least one, got none: the fit would return nothing")
-    for probes in probe_lists:
-        names = [each.name for each in probes]
-        if len(set(names)) < len(names):
-            raise ValueError(f"probes: expected distinct names, got {names}")
+    if len({*names, *RESERVED}) < len(names) + len(RESERVED):
+        raise ValueError(
+            f"probes: expected distinct names, other than {', '.join(RESERVED)}, got {names}"
+        )
+    for split, needed in (("train", True), ("validation", bool(validation_probes))):
+        if needed and not len(getattr(data, split).x):
+            raise ValueError(f"data.{split}: expected at least one example, got none")
+
+
+def check_sampling(sampling: str) -> None:
+    """Check the name of a way to sample."""
+    if sampling not in get_args(Sampling):
+        known = ", ".join(get_args(Sampling))
+        raise ValueError(f"sampling: expected one of {known}, got {sampling!r}")
 
 
 def check_data(data: Dataset, model: Model) -> None:
@@ -67,7 +85,7 @@ def _num_outputs(data: Dataset, model: Model) -> int:
 
 
 def _check_finite(name: str, values: Array | np.ndarray) -> None:
-    if isinstance(values, jax.core.Tracer):
+    if isinstance(values, Tracer):
         return
     bad = int(np.sum(~np.isfinite(np.asarray(values))))
     if bad:
@@ -78,7 +96,7 @@ def _check_finite(name: str, values: Array | np.ndarray) -> None:
 
 
 def _check_targets(split: str, batch: Batch, out: int) -> None:
-    if isinstance(batch.y, jax.core.Tracer) or not len(batch.y):
+    if isinstance(batch.y, Tracer) or not len(batch.y):
         return
     targets = np.asarray(batch.y)
     if not np.issubdtype(targets.dtype, np.integer):

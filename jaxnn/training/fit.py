@@ -1,7 +1,7 @@
 """Training as one pure function: an outer scan that records, an inner loop that steps.
 
 Records stand at steps 0, k, 2k, ..., num_steps, so initialisation is always measured. A member
-whose loss or parameters stop being finite freezes at its last finite state and says when.
+whose loss or parameters stop being finite freezes at its last finite parameters and says when.
 """
 
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxnn.data import next_batch
+from jaxnn.data import Sampling, next_batch
 from jaxnn.probes import Probe, flow, mean_loss, measure
-from jaxnn.training.checks import check_data, check_fit
+from jaxnn.training.checks import check_counts, check_data, check_probes, check_sampling
 from jaxnn.types import Batch, Coordinate, Dataset, Labelled, Loss, Model, Variables
 
 
@@ -39,7 +39,7 @@ def fit(
     probes: Sequence[Probe],
     validation_probes: Sequence[Probe] = (),
     batch_size: int = 64,
-    sampling: str = "replacement",
+    sampling: Sampling = "replacement",
     probe_size: int = 256,
 ) -> dict[str, Labelled | Coordinate]:
     """Train a model and return its records; pure, so it can be jitted, vmapped and swept.
@@ -62,12 +62,15 @@ def fit(
     Returns:
         One `Labelled` for each probe, with leading dim `step`; the coordinates `step` and `layer`
         (1 is the first hidden layer); and `diverged_at`, the first step whose loss or update was
-        not finite (NaN for none: from there on the records repeat the last finite state).
+        not finite (NaN for none: from there on the records repeat those of the last finite
+        parameters, whose loss may be infinite).
 
     Raises:
         ValueError, TypeError: an argument does not fit; nothing has been compiled then.
     """
-    check_fit(num_steps, record_every, batch_size, probe_size, [probes, validation_probes])
+    check_counts(num_steps, record_every, batch_size, probe_size)
+    check_probes(probes, validation_probes, data)
+    check_sampling(sampling)
     check_data(data, model)
     data = jax.tree.map(jnp.asarray, data)
     init_key, data_key, train_key = jax.random.split(key, 3)
@@ -83,13 +86,13 @@ def fit(
 
         return jax.lax.scan(body, state, jnp.arange(record_every, dtype=jnp.int32))[0]
 
-    def record(state: State, start: Array) -> tuple[State, dict[str, Labelled]]:
+    def record(state: State, start: Array) -> tuple[State, dict[str, Labelled | Coordinate]]:
         seen = _prefix(data.train, probe_size, data.num_train)
         records = _measure(model, loss, optimizer, state, seen, probes)
         if validation_probes:
             unseen = _prefix(data.validation, probe_size)
             found = _measure(model, loss, optimizer, state, unseen, validation_probes)
-            records |= {f"validation_{name}": value for name, value in found.items()}
+            records |= {_validation_name(name): value for name, value in found.items()}
         state = jax.lax.cond(start < num_steps, advance, lambda state, _: state, state, start)
         return state, records
 
@@ -123,13 +126,14 @@ def _step(
     new = ({**moved, "params": optax.apply_updates(params, updates)}, optimizer_state)
     finite = jnp.isfinite(value) & _all_finite(new[0])
     alive = jnp.isnan(state.diverged_at)
-    kept = jax.tree.map(
+    (variables, optimizer_state) = jax.tree.map(
         lambda ours, last: jnp.where(alive & finite, ours, last),
         new,
         (state.variables, state.optimizer),
     )
     this = number.astype(state.diverged_at.dtype)
-    return State(*kept, jnp.where(alive & ~finite, this, state.diverged_at))
+    diverged_at = jnp.where(alive & ~finite, this, state.diverged_at)
+    return State(variables, optimizer_state, diverged_at)
 
 
 def _all_finite(tree: Any) -> Array:
@@ -143,10 +147,14 @@ def _measure(
     state: State,
     batch: Batch,
     probes: Sequence[Probe],
-) -> dict[str, Labelled]:
+) -> dict[str, Labelled | Coordinate]:
     passed = flow(model, loss, state.variables, batch)
     updates, _ = optimizer.update(passed.gradients, state.optimizer, passed.params)
     return measure(probes, passed._replace(updates=updates))
+
+
+def _validation_name(name: str) -> str:
+    return name if name == "layer" else f"validation_{name}"
 
 
 def _prefix(batch: Batch, size: int, used: int | Array | None = None) -> Batch:
@@ -154,21 +162,19 @@ def _prefix(batch: Batch, size: int, used: int | Array | None = None) -> Batch:
     part = jax.tree.map(lambda leaf: leaf[:size], batch)
     if used is None:
         return part
-    weight = (jnp.arange(part.x.shape[0]) < used).astype(jnp.result_type(float))
-    return part._replace(weight=weight if part.weight is None else weight * part.weight)
+    inside = jnp.arange(part.x.shape[0], dtype=jnp.int32) < jnp.asarray(used, jnp.int32)
+    weight = jnp.ones(inside.shape) if part.weight is None else part.weight
+    return part._replace(weight=jnp.where(inside, weight, 0))
 
 
 def _labelled(
-    records: dict[str, Labelled], steps: tuple[int, ...], diverged_at: Array
+    records: dict[str, Labelled | Coordinate], steps: tuple[int, ...], diverged_at: Array
 ) -> dict[str, Labelled | Coordinate]:
-    """Give the stacked records their step axis, and add the coordinates."""
-    labelled: dict[str, Labelled | Coordinate] = {
-        name: replace(each, dims=("step", *each.dims)) for name, each in records.items()
+    """Give the stacked records their step axis, and add its coordinate and `diverged_at`."""
+    stacked = {
+        name: replace(each, dims=("step", *each.dims)) if isinstance(each, Labelled) else each
+        for name, each in records.items()
     }
-    labelled["diverged_at"] = Labelled(diverged_at, (), "step", "first step that was not finite")
-    labelled["step"] = Coordinate(steps, "step", "training step")
-    for each in records.values():
-        if "layer" in each.dims:
-            depth = each.values.shape[1 + each.dims.index("layer")]
-            labelled["layer"] = Coordinate(tuple(range(1, depth + 1)), "1", "hidden layer")
-    return labelled
+    stacked["diverged_at"] = Labelled(diverged_at, (), "step", "first step that was not finite")
+    stacked["step"] = Coordinate(steps, "step", "training step")
+    return stacked

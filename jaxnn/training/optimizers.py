@@ -14,8 +14,6 @@ from jax import Array
 
 from jaxnn.types import Scalar
 
-LearningRate = Scalar | Callable[[Array], Array]
-
 
 def _sgd(momentum: Scalar | None = None, nesterov: bool = False):
     return optax.identity() if momentum is None else optax.trace(momentum, nesterov)
@@ -32,7 +30,7 @@ ADAMW_WEIGHT_DECAY = 1e-4  # optax.adamw's
 
 def optimizer(
     rule: str,
-    learning_rate: LearningRate,
+    learning_rate: optax.ScalarOrSchedule,
     *,
     l2: Scalar | None = None,
     weight_decay: Scalar | None = None,
@@ -95,10 +93,10 @@ def _is_kernel(path: tuple[Any, ...]) -> bool:
 class ProximalState(NamedTuple):
     """State of `proximal_l1`."""
 
-    count: Array  # [] steps taken
+    num_steps: Array  # [] taken
 
 
-def proximal_l1(l1: Scalar, learning_rate: LearningRate) -> optax.GradientTransformation:
+def proximal_l1(l1: Scalar, learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
     """End a chain with the proximal step of l1 |W|_1: W <- soft(W + update, learning_rate l1).
 
     soft(w, t) = sign(w) max(|w| - t, 0). Unlike the subgradient it sets weights to exactly zero.
@@ -109,16 +107,17 @@ def proximal_l1(l1: Scalar, learning_rate: LearningRate) -> optax.GradientTransf
         return ProximalState(jnp.zeros((), jnp.int32))
 
     def update(updates: Any, state: ProximalState, params: Any = None):
-        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        now = learning_rate(state.num_steps) if callable(learning_rate) else learning_rate
+        rate = jnp.asarray(now)
 
         def shrink(path: tuple[Any, ...], step: Array, weight: Array) -> Array:
             if not _is_kernel(path):
                 return step
-            threshold = jnp.asarray(rate * l1, weight.dtype)
+            threshold = rate.astype(weight.dtype) * jnp.asarray(l1, weight.dtype)
             moved = weight + step
             return jnp.sign(moved) * jnp.maximum(jnp.abs(moved) - threshold, 0.0) - weight
 
         new = jax.tree_util.tree_map_with_path(shrink, updates, params)
-        return new, ProximalState(state.count + 1)
+        return new, ProximalState(state.num_steps + 1)
 
     return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]

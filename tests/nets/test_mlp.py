@@ -152,21 +152,28 @@ def test_jit_equals_eager():
 
 
 def test_vmap_lane_equals_alone():
-    """Three networks in one program; each lane is the numpy network with its own numbers."""
+    """Three networks in one program; each lane is the numpy network with its own numbers.
+
+    The strength of the identity path is one of them.
+    """
+    strengths = np.array([0.0, 0.5, 1.0])
+
+    def run(strength, *arguments):
+        return pull(jn.mlp(3, WIDTH, OUT, "tanh", residual=strength), *arguments)
+
     with jax.enable_x64(True):
         x, labels, shift = data_of(jnp.float64)
         networks = [network_of(3, seed) for seed in range(3)]
         params = [as_arrays(reference.stacked(network), jnp.float64) for network in networks]
         lanes = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
-        model = jn.mlp(3, WIDTH, OUT, "tanh", residual=True)
-        run = jax.jit(jax.vmap(functools.partial(pull, model), in_axes=(0, None, None, None)))
-        found = run(lanes, x, labels, shift[:3])
+        batched = jax.jit(jax.vmap(run, in_axes=(0, 0, None, None, None)))
+        found = batched(strengths, lanes, x, labels, shift[:3])
         for lane, network in enumerate(networks):
             assert_equal_to_reference(
                 jax.tree.map(lambda leaf, lane=lane: leaf[lane], found),
                 network,
                 reference.PHIS["tanh"],
-                True,
+                strengths[lane],
                 rtol=1e-10,
                 atol=1e-13,
             )

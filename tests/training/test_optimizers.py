@@ -99,7 +99,7 @@ GRADIENTS = {"layer": {"kernel": np.full((2, 3), 3.0, np.float32), "bias": -np.o
 
 def one_step(transform, gradients=GRADIENTS):
     params = jax.tree.map(jnp.asarray, TREE)
-    updates, _ = transform.update(
+    updates, _ = jax.jit(transform.update)(
         jax.tree.map(jnp.asarray, gradients), transform.init(params), params
     )
     return jax.tree.map(np.asarray, updates["layer"])
@@ -145,6 +145,16 @@ def test_adamw_decays_by_default_and_adam_does_not():
         one_step(jn.optimizer("adamw", 0.1), gradients)["kernel"], -2e-5, rtol=1e-6
     )
     assert np.all(one_step(jn.optimizer("adam", 0.1), gradients)["kernel"] == 0)
+
+
+@pytest.mark.usefixtures("relaxed")
+def test_adamw_told_its_decay_is_adam_operation_for_operation():
+    programs = []
+    for rule in ("adam", "adamw"):
+        transform = jn.optimizer(rule, 0.1, weight_decay=0.3, l2=0.1, b1=0.8)
+        state = jax.eval_shape(transform.init, TREE)
+        programs.append(str(jax.make_jaxpr(transform.update)(GRADIENTS, state, TREE)))
+    assert programs[0] == programs[1]
 
 
 def test_kernels_marks_kernels_at_any_depth():
