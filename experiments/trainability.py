@@ -44,9 +44,8 @@ class Config:
 
 SCALES = {
     "quick": Config(
-        depths=(4, 16, 40),
-        weight_variances=(1.0, 4.0, 6),
-        learning_rates=(0.1,),
+        depths=(8, 20, 32, 48),
+        weight_variances=(1.0, 4.0, 7),
         num_seeds=1,
         growth_weight_variances=(1.0, 2.5),
         growth_widths=(32, 256),
@@ -125,28 +124,29 @@ def _merged(trained: xr.Dataset, growth: xr.Dataset) -> xr.Dataset:
     return merged
 
 
+@jax.jit
+def _theory(weight_variance: jax.Array, bias_variance: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return chi_1 and xi_c of tanh."""
+    tanh, sigmas = jn.activations.tanh, (jnp.sqrt(weight_variance), jnp.sqrt(bias_variance))
+    return mean_field.chi_1(tanh, *sigmas), mean_field.depth_scale_correlation(tanh, *sigmas)
+
+
+@jax.jit
+def _critical_weight_variance(bias_variance: jax.Array) -> jax.Array:
+    return mean_field.critical_sigma_w(jn.activations.tanh, jnp.sqrt(bias_variance)) ** 2
+
+
 def theory(ds: xr.Dataset, weight_variances: np.ndarray) -> xr.Dataset:
     """Return chi_1 and xi_c at weight variances."""
-    sigma_b = ds.attrs["bias_variance"] ** 0.5
-    sigma_w = jnp.sqrt(jnp.asarray(weight_variances, jnp.float32))
-
-    def at(sigma_w: jax.Array) -> tuple[jax.Array, jax.Array]:
-        tanh = jn.activations.tanh
-        return (
-            mean_field.chi_1(tanh, sigma_w, sigma_b),
-            mean_field.depth_scale_correlation(tanh, sigma_w, sigma_b),
-        )
-
-    chi_1, xi_c = jax.jit(jax.vmap(at))(sigma_w)
+    found = [_theory(float(each), ds.attrs["bias_variance"]) for each in weight_variances]
+    chi_1, xi_c = np.asarray(found).T
     dims = ("weight_variance",)
     return xr.Dataset({"chi_1": (dims, chi_1), "xi_c": (dims, xi_c)}, {dims[0]: weight_variances})
 
 
 def critical_weight_variance(ds: xr.Dataset) -> float:
     """Return the theory's critical sigma_w^2."""
-    sigma_b = ds.attrs["bias_variance"] ** 0.5
-    critical = jax.jit(lambda b: mean_field.critical_sigma_w(jn.activations.tanh, b))
-    return float(critical(sigma_b)) ** 2
+    return float(_critical_weight_variance(ds.attrs["bias_variance"]))
 
 
 def best_accuracy(ds: xr.Dataset) -> xr.DataArray:

@@ -5,6 +5,7 @@ A kernel has shape `[..., fan_in, fan_out]`. A bias has shape `[unit]` and no fa
 `gaussian` and `uniform` take their gain as the standard deviation or the bound itself.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -73,12 +74,38 @@ def he(
 
 
 def orthogonal(gain: Scalar = 1.0) -> Initialiser:
-    """Draw gain times a Haar (semi-)orthogonal kernel (Saxe et al. 2013, 1312.6120)."""
+    """Draw gain times a Haar (semi-)orthogonal kernel (Saxe et al. 2013, 1312.6120).
+
+    The product of random Householder reflections is Haar distributed (Stewart 1980, SIAM J. Numer.
+    Anal. 17:403). It needs no QR factorisation, whose LAPACK call is slow inside a batched program
+    on a CPU, and on jaxlib 0.10 can hang there.
+    """
 
     def initialise(key: Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
-        return jnp.asarray(gain, dtype) * library.orthogonal()(key, tuple(shape), dtype)
+        fan_in, fan_out = math.prod(shape[:-1]), shape[-1]
+        long, short = max(fan_in, fan_out), min(fan_in, fan_out)
+        tall = _haar(key, long, short, dtype)
+        kernel = tall if fan_in == long else tall.T
+        return jnp.asarray(gain, dtype) * kernel.reshape(tuple(shape))
 
     return initialise
+
+
+def _haar(key: Array, rows: int, columns: int, dtype: Any) -> Array:
+    """Draw the first columns of a Haar orthogonal matrix, `[rows, columns]`, rows >= columns."""
+    draws = jnp.triu(jax.random.normal(key, (columns, rows), dtype))  # row k starts at entry k
+    diagonal = jnp.diagonal(draws)
+    signs = jnp.where(diagonal < 0, -1.0, 1.0).astype(dtype)
+    lengths = jnp.sqrt(jnp.sum(draws**2, axis=1))
+    mirrors = draws + jnp.eye(columns, rows, dtype=dtype) * (signs * lengths)[:, None]
+    mirrors = mirrors / jnp.sqrt(jnp.sum(mirrors**2, axis=1, keepdims=True))
+
+    def reflect(matrix: Array, mirror: Array) -> tuple[Array, None]:
+        along = jnp.sum(mirror[:, None] * matrix, axis=0)
+        return matrix - 2.0 * mirror[:, None] * along[None, :], None
+
+    start = jnp.eye(rows, columns, dtype=dtype) * -signs[None, :]
+    return jax.lax.scan(reflect, start, mirrors, reverse=True)[0]
 
 
 def constant(value: Scalar) -> Initialiser:

@@ -75,7 +75,7 @@ def _axis(name: str, values: Any) -> Axis:
         return _distinct(Axis(name, "depth", values.values))
     marked = isinstance(values, Traced)
     values = values.values if marked else values
-    if isinstance(values, str | bytes) or not hasattr(values, "__len__"):
+    if isinstance(values, str | bytes) or not hasattr(values, "__len__") or not np.ndim(values):
         raise TypeError(
             f"axis {name!r}: expected a list or an array of values, got {values!r}; "
             f"for a fixed argument write {name}=[{values!r}] or use functools.partial"
@@ -95,6 +95,11 @@ def _axis(name: str, values: Any) -> Axis:
     if marked:
         raise TypeError(f"axis {name!r}: jn.traced takes numbers, got {values!r}")
     static = tuple(v.item() if isinstance(v, np.generic) else v for v in _listed(values))
+    if any(isinstance(value, float) for value in static):
+        raise TypeError(
+            f"axis {name!r}: expected floats, or else ints, strings, bools or None, got both in "
+            f"{values!r}; say None as a number (inf, 0)"
+        )
     for value in static:
         if not isinstance(value, int | str | bool | type(None)):
             raise TypeError(

@@ -40,8 +40,8 @@ def load(path: str | os.PathLike[str]) -> "xr.Dataset":
     Raises:
         ValueError: the path holds no store of a sweep.
     """
-    grid, outputs, results = read_store(path)
-    return to_dataset(grid, outputs, results, {})
+    description, results = read_store(path)
+    return to_dataset(description.grid, description.outputs, results, description.provenance)
 
 
 def _masked(values: np.ndarray, done: np.ndarray) -> np.ndarray:

@@ -1,11 +1,11 @@
 """A plan in words, with its work counted from the traced programs."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxnn.sweep.outputs import merge_outputs
+from jaxnn.sweep.jaxprs import matrix_flops
 
 if TYPE_CHECKING:
     from jaxnn.sweep.planning import Plan, Program
@@ -36,10 +36,10 @@ def explain(plan: "Plan") -> str:
             f"  {words or 'all members'}: {count} members, {calls} tiles of {program.tile} "
             f"({program.lanes} at once on a device), {flops / 1e9:.3g} GFLOP a member"
         )
-    variables = merge_outputs([program.trace.outputs for program in plan.programs]).variables
+    variables = plan.outputs.variables
     size = sum(math.prod(each.shape) * each.dtype.itemsize for each in variables.values())
     lines.append(
-        f"{tiles} tiles, {spent / 1e9:.4g} GFLOP, {1 - useful / max(spent, 1.0):.0%} of it "
+        f"{tiles} tiles, {spent / 1e9:.4g} GFLOP, {(spent - useful) / max(spent, 1.0):.0%} of it "
         f"padding; {size * plan.grid.num_members / 1e6:.3g} MB of results"
     )
     if devices.size == 1 and devices.flat[0].platform == "cpu":
@@ -51,30 +51,3 @@ def _active_share(plan: "Plan", program: "Program") -> float:
     """Return the mean share of a masked program's layers that its members have."""
     depths = [a.values for a in plan.grid.axes if a.kind == "depth" and a.name not in program.fixed]
     return math.prod(float(np.mean(values)) / max(values) for values in depths)
-
-
-def matrix_flops(jaxpr: Any) -> float:
-    """Count the flops of the matrix products of one evaluation, loops of known length unrolled.
-
-    A product `[m, k] @ [k, n]` counts 2 m k n; of a conditional's branches the dearest counts.
-    """
-    total = 0.0
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            shape = equation.invars[0].aval.shape
-            depth = math.prod(shape[axis] for axis in contracted)
-            total += 2.0 * depth * math.prod(equation.outvars[0].aval.shape)
-            continue
-        inner = [matrix_flops(each) for each in _inner_jaxprs(equation.params)]
-        repeats = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
-        total += repeats * (
-            max(inner, default=0.0) if "branches" in equation.params else sum(inner)
-        )
-    return total
-
-
-def _inner_jaxprs(params: dict[str, Any]) -> list[Any]:
-    values = [v for p in params.values() for v in (p if isinstance(p, tuple | list) else [p])]
-    opened = [getattr(value, "jaxpr", value) for value in values]
-    return [value for value in opened if hasattr(value, "eqns")]

@@ -4,10 +4,8 @@ A sweep is a list of tiles. A tile is a batch of members that share one compiled
 finished tile is written into the store and marked done. Resuming skips what is marked.
 """
 
-import hashlib
 import logging
 import os
-import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -18,12 +16,13 @@ import jax
 import numpy as np
 
 from jaxnn.sweep.dataset import to_dataset
-from jaxnn.sweep.outputs import Outputs, merge_outputs
+from jaxnn.sweep.description import Description
+from jaxnn.sweep.jaxprs import computation_digest
 from jaxnn.sweep.planning import Plan, Program, plan
 from jaxnn.sweep.progress import progress
 from jaxnn.sweep.provenance import provenance
 from jaxnn.sweep.store import Results, in_memory, open_store
-from jaxnn.sweep.tiles import Constants, array_digest, start_compiling
+from jaxnn.sweep.tiles import Constants, start_compiling
 from jaxnn.sweep.trace import Trace, trace
 from jaxnn.types import Coordinate, Depth
 
@@ -80,25 +79,24 @@ def sweep(
         run, num_seeds=num_seeds, tile_size=tile_size, layout=layout, devices=devices, **axes
     )
     logger.info("%s", chosen.explain())
-    outputs = merge_outputs([program.trace.outputs for program in chosen.programs])
+    origin = {**provenance(run, chosen.mesh.devices), "plan": chosen.explain(), "root_seed": seed}
     if store is None:
-        results = in_memory(chosen.grid, outputs)
+        results = in_memory(chosen.grid, chosen.outputs)
     else:
         identity = _identity(run, chosen, seed)
         tile = chosen.programs[0].tile
-        results = open_store(store, chosen.grid, outputs, identity, tile=tile, resume=resume)
-    compile_seconds = _run_tiles(chosen, outputs, results, jax.random.key(seed))
+        description = Description(chosen.grid, chosen.outputs, identity, origin)
+        results = open_store(store, description, tile=tile, resume=resume)
+    compile_seconds = _run_tiles(chosen, results, jax.random.key(seed))
     attrs = {
-        **provenance(run, chosen.mesh.devices),
-        "plan": chosen.explain(),
-        "root_seed": seed,
+        **origin,
         "wall_seconds": time.perf_counter() - begin,
         "compile_seconds": compile_seconds,
     }
-    return to_dataset(chosen.grid, outputs, results, attrs)
+    return to_dataset(chosen.grid, chosen.outputs, results, attrs)
 
 
-def _run_tiles(chosen: Plan, outputs: Outputs, results: Results, root: jax.Array) -> float:
+def _run_tiles(chosen: Plan, results: Results, root: jax.Array) -> float:
     """Run every tile that is not done, and return the seconds until all programs were compiled.
 
     A tile is dispatched before the last one's results are fetched, so devices do not wait.
@@ -153,17 +151,17 @@ def _named(traced: Trace, values: Sequence[np.ndarray]) -> dict[str, np.ndarray]
 def _identity(run: Callable[..., Any], chosen: Plan, seed: int) -> dict[str, Any]:
     """Return what two sweeps must share for one to go on where the other stopped.
 
-    The computation is told by the first member's program, in the exact layout, with the arrays it
-    closes over; layout, tiles and devices may differ, since no member's numbers depend on them.
+    The computation is told by the programs of the smallest depths in the exact layout, with the
+    arrays they close over; layout, tiles and devices may differ, since no member's numbers depend
+    on them.
     """
-    first = [axis for axis in chosen.grid.numbered_axes if axis.kind != "traced"]
-    fixed = {a.name: Depth(a.values[0]) if a.kind == "depth" else a.values[0] for a in first}
-    batched = [axis for axis in chosen.grid.numbered_axes if axis.kind == "traced"]
-    traced = trace(run, batched, fixed)
-    text = re.sub(r"0x[0-9a-f]+", "", str(traced.jaxpr))
-    computation = "".join([text, *map(array_digest, traced.constants)])
-    return {
-        **chosen.grid.to_json(),
-        "seed": seed,
-        "computation": hashlib.sha256(computation.encode()).hexdigest(),
-    }
+    least = {a.name: min(a.values) for a in chosen.grid.axes if a.kind == "depth"}
+    if chosen.layout == "exact":
+        programs = [p for p in chosen.programs if least.items() <= dict(p.fixed).items()]
+        traces = [program.trace for program in programs]
+    else:
+        batched = [axis for axis in chosen.grid.numbered_axes if axis.kind == "traced"]
+        depths = {name: Depth(depth) for name, depth in least.items()}
+        traces = [trace(run, batched, {**p.fixed, **depths}) for p in chosen.programs]
+    digests = [computation_digest(each.jaxpr, each.constants) for each in traces]
+    return {**chosen.grid.to_json(), "seed": seed, "computation": digests}

@@ -5,7 +5,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxnn.sweep.grid import Grid
 from jaxnn.types import Coordinate, Labelled
+
+RESERVED = frozenset({"seed", "member", "done"})  # names that results and stores use themselves
 
 
 class Variable(NamedTuple):
@@ -25,11 +28,12 @@ class Outputs(NamedTuple):
     coordinates: dict[str, Coordinate]
 
 
-def merge_outputs(outputs: Sequence[dict[str, Any]]) -> Outputs:
+def merge_outputs(outputs: Sequence[dict[str, Any]], grid: Grid) -> Outputs:
     """Merge what each program returns; a program's shorter dimensions will be filled with NaN.
 
     Raises:
-        ValueError: the programs return different names or dims, or coordinates that disagree.
+        ValueError: the programs return different names or dims, coordinates that disagree, a name
+            that is taken, or two lengths of one dim.
     """
     variables: dict[str, Variable] = {}
     coordinates: dict[str, Coordinate] = {}
@@ -42,7 +46,33 @@ def merge_outputs(outputs: Sequence[dict[str, Any]]) -> Outputs:
                 coordinates[name] = _longer(name, coordinates.get(name, value), value)
             else:
                 variables[name] = _wider(name, variables.get(name), value)
-    return Outputs(variables, coordinates)
+    merged = Outputs(variables, coordinates)
+    _check_names(merged, grid)
+    _check_sizes(merged)
+    return merged
+
+
+def _check_names(merged: Outputs, grid: Grid) -> None:
+    taken = {axis.name for axis in grid.axes} | RESERVED
+    for name, variable in merged.variables.items():
+        for each in (name, *variable.dims):
+            if each in taken:
+                raise ValueError(
+                    f"output {name!r}: {each!r} is the name of an axis or reserved; rename it"
+                )
+    for axis in grid.axes:
+        if axis.name in RESERVED:
+            raise ValueError(f"axis {axis.name!r}: the name is reserved; rename it")
+
+
+def _check_sizes(merged: Outputs) -> None:
+    sizes = {name: len(each.values) for name, each in merged.coordinates.items()}
+    for name, variable in merged.variables.items():
+        for dim, size in zip(variable.dims, variable.shape, strict=True):
+            if sizes.setdefault(dim, size) != size:
+                raise ValueError(
+                    f"output {name!r}: dim {dim!r} has length {size} here, {sizes[dim]} elsewhere"
+                )
 
 
 def _longer(name: str, first: Coordinate, second: Coordinate) -> Coordinate:

@@ -12,6 +12,7 @@ from jaxnn.sweep.axes import Axis, parse_axes
 from jaxnn.sweep.devices import local_mesh
 from jaxnn.sweep.explain import explain
 from jaxnn.sweep.grid import Grid
+from jaxnn.sweep.outputs import Outputs, merge_outputs
 from jaxnn.sweep.trace import Trace, dtype_of, trace
 from jaxnn.types import Depth
 
@@ -39,6 +40,7 @@ class Plan:
     grid: Grid
     layout: str
     programs: tuple[Program, ...]
+    outputs: Outputs
     mesh: jax.sharding.Mesh
 
     def points(self, program: Program, numbers: np.ndarray) -> dict[str, np.ndarray]:
@@ -90,7 +92,8 @@ def plan(
         }
         traced = trace(run, batched, arguments)
         programs.append(Program(traced, chosen, number * size, (number + 1) * size, lanes, tile))
-    return Plan(grid, layout, tuple(programs), mesh)
+    outputs = merge_outputs([each.trace.outputs for each in programs], grid)
+    return Plan(grid, layout, tuple(programs), outputs, mesh)
 
 
 def _is_fixed(axis: Axis, layout: str) -> bool:
@@ -108,7 +111,10 @@ def _tile(tile_size: int | None, members: int, devices: np.ndarray) -> tuple[int
 
 def _checked_options(num_seeds: int, tile_size: int | None, layout: str | None) -> str:
     """Check a plan's options and return the layout."""
-    for name, value in [("num_seeds", num_seeds), ("tile_size", tile_size or 1)]:
+    for name, value in [
+        ("num_seeds", num_seeds),
+        ("tile_size", 1 if tile_size is None else tile_size),
+    ]:
         if not isinstance(value, int | np.integer) or value < 1:
             raise ValueError(f"{name}: expected an int of at least 1, got {value!r}")
     if layout is not None and layout not in LAYOUTS:

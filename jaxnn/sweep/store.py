@@ -5,18 +5,20 @@ written after a tile's data. Files appear whole or not at all, so a kill at any 
 the tiles that were running, and partial results open.
 """
 
-import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxnn.sweep.description import Description
 from jaxnn.sweep.grid import Grid
 from jaxnn.sweep.outputs import Outputs, Variable
 
-DESCRIPTION = "jaxnn"  # the attribute that says what the store holds
+ATTRIBUTE = "jaxnn"  # holds the store's description
+DONE = "done"  # the array of finished members
 
 
 class Results(NamedTuple):
@@ -46,21 +48,13 @@ def in_memory(grid: Grid, outputs: Outputs) -> Results:
 
 
 def open_store(
-    path: str | os.PathLike[str],
-    grid: Grid,
-    outputs: Outputs,
-    identity: dict[str, Any],
-    *,
-    tile: int,
-    resume: bool,
+    path: str | os.PathLike[str], description: Description, *, tile: int, resume: bool
 ) -> Results:
     """Open a store to resume it, or create it.
 
     Args:
         path: a directory, made if it does not exist.
-        grid: the sweep's grid.
-        outputs: what the sweep returns.
-        identity: what must agree for the sweep to go on, by name.
+        description: the sweep's.
         tile: members in one write.
         resume: go on with what is there; False starts afresh.
 
@@ -73,17 +67,26 @@ def open_store(
             f"store: expected a directory, got the file {str(path)!r}; name another path"
         )
     if path.is_dir() and any(path.iterdir()):
-        known = describe(path)
+        known = read_description(path)
         if resume:
-            _check_identity(path, known["identity"], identity)
+            _check_same(path, known, description)
             return _open_results(path, known)
         shutil.rmtree(path)
-    description = {"grid": grid.to_json(), "identity": identity, "outputs": _outputs_json(outputs)}
-    _create(path, grid, outputs, description, tile)
+    _create(path, description, tile)
     return _open_results(path, description)
 
 
-def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_store(path: str | os.PathLike[str]) -> tuple[Description, Results]:
+    """Open a store, finished or not, to read it.
+
+    Raises:
+        ValueError: the path holds no store of a sweep.
+    """
+    description = read_description(path)
+    return description, _open_results(Path(path), description)
+
+
+def read_description(path: str | os.PathLike[str]) -> Description:
     """Return what a store says of itself.
 
     Raises:
@@ -93,7 +96,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     try:
         group = zarr.open_group(path, mode="r", use_consolidated=False)
-        return json.loads(str(group.attrs[DESCRIPTION]))
+        return Description.from_json(str(group.attrs[ATTRIBUTE]))
     except (FileNotFoundError, KeyError, ValueError) as error:
         raise ValueError(
             f"store: expected a sweep's store or an empty directory, got {str(path)!r}; "
@@ -101,32 +104,21 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         ) from error
 
 
-def read_store(path: str | os.PathLike[str]) -> tuple[Grid, Outputs, Results]:
-    """Open a store, finished or not, to read it."""
-    description = describe(path)
-    grid = Grid.from_json(description["grid"])
-    return grid, _outputs_from_json(description["outputs"]), _open_results(Path(path), description)
-
-
-def _open_results(path: Path, description: dict[str, Any]) -> Results:
+def _open_results(path: Path, description: Description) -> Results:
     import zarr
 
     group = zarr.open_group(path, mode="r+", use_consolidated=False)
-    return Results(
-        {name: group[name] for name in description["outputs"]["variables"]}, group["done"]
-    )
+    return Results({name: group[name] for name in description.outputs.variables}, group[DONE])
 
 
-def _create(
-    path: Path, grid: Grid, outputs: Outputs, description: dict[str, Any], tile: int
-) -> None:
+def _create(path: Path, description: Description, tile: int) -> None:
     """Allocate the arrays beside the path, then move the whole store there at once."""
     import zarr
 
-    partial = path.with_name(path.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     group = zarr.open_group(partial, mode="w", zarr_format=3)
-    members = grid.num_members
+    members = description.grid.num_members
 
     def allocate(name: str, variable: Variable) -> Any:
         return group.create_array(
@@ -139,49 +131,24 @@ def _create(
             attributes={"units": variable.unit, "long_name": variable.long_name},
         )
 
-    for name, variable in outputs.variables.items():
+    for name, variable in description.outputs.variables.items():
         allocate(name, variable)
-    allocate("done", Variable((), (), np.dtype(bool), "1", "written"))
-    for name, values in grid.values(np.arange(members)).items():
+    allocate(DONE, Variable((), (), np.dtype(bool), "1", "written"))
+    for name, values in description.grid.values(np.arange(members)).items():
         if values.dtype.kind in "biuf":
             allocate(name, Variable((), (), values.dtype, "1", name))[:] = values
-    group.attrs[DESCRIPTION] = json.dumps(description)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    group.attrs[ATTRIBUTE] = description.to_json()
     if path.is_dir():
         path.rmdir()
+    partial.chmod(0o755)  # a temporary directory is its owner's alone
     os.replace(partial, path)
 
 
-def _check_identity(path: Path, known: dict[str, Any], wanted: dict[str, Any]) -> None:
-    odd = [
-        name for name, value in wanted.items() if known.get(name) != json.loads(json.dumps(value))
-    ]
+def _check_same(path: Path, known: Description, wanted: Description) -> None:
+    odd = wanted.differences(known)
     if odd:
         raise ValueError(
             f"store: {str(path)!r} holds another sweep, it differs in {', '.join(odd)}: "
-            f"expected {wanted[odd[0]]}, got {known.get(odd[0])}; name another path, "
-            "or pass resume=False to start it afresh"
+            f"expected {wanted.identity[odd[0]]}, got {known.identity.get(odd[0])}; name another "
+            "path, or pass resume=False to start it afresh"
         )
-
-
-def _outputs_json(outputs: Outputs) -> dict[str, Any]:
-    variables = {
-        n: [v.dims, v.shape, str(v.dtype), v.unit, v.long_name]
-        for n, v in outputs.variables.items()
-    }
-    coordinates = {n: [c.values, c.unit, c.long_name] for n, c in outputs.coordinates.items()}
-    return {"variables": variables, "coordinates": coordinates}
-
-
-def _outputs_from_json(described: dict[str, Any]) -> Outputs:
-    from jaxnn.types import Coordinate
-
-    variables = {
-        name: Variable(tuple(dims), tuple(shape), np.dtype(dtype), unit, long_name)
-        for name, (dims, shape, dtype, unit, long_name) in described["variables"].items()
-    }
-    coordinates = {
-        name: Coordinate(tuple(values), unit, long_name)
-        for name, (values, unit, long_name) in described["coordinates"].items()
-    }
-    return Outputs(variables, coordinates)

@@ -1,18 +1,17 @@
 """Compiling a program for a tile of members, and running tiles of it on every device."""
 
-import hashlib
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import eval_jaxpr
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxnn.sweep.devices import MEMBER
+from jaxnn.sweep.jaxprs import array_digest
 from jaxnn.sweep.planning import Plan, Program
 from jaxnn.sweep.trace import Trace
 
@@ -46,7 +45,8 @@ def start_compiling(
     futures = {}
     for program in programs:
         numbers = np.full(program.tile, program.start)
-        arguments = (program.trace.constants, jax.random.key(0), plan.points(program, numbers))
+        shapes = [jax.ShapeDtypeStruct(c.shape, c.dtype) for c in program.trace.constants]
+        arguments = (tuple(shapes), jax.random.key(0), plan.points(program, numbers))
         lowered = tile_function(program.trace, plan.mesh, program.lanes).lower(*arguments)
         futures[pool.submit(lowered.compile, options)] = program
     return futures
@@ -68,11 +68,3 @@ class Constants:
         if digest not in self._placed:
             self._placed[digest] = jax.device_put(constant, self._everywhere)
         return self._placed[digest]
-
-
-def array_digest(array: Any) -> str:
-    """Return a digest of an array's dtype, shape and values."""
-    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
-        array = jax.random.key_data(array)
-    host = np.ascontiguousarray(array)
-    return hashlib.sha256(f"{host.dtype}{host.shape}".encode() + host.tobytes()).hexdigest()

@@ -97,6 +97,8 @@ def _labelled(name: str, value: Any) -> Labelled | Coordinate:
         return value
     try:
         array = jnp.asarray(value)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise TypeError(f"run: output {name!r} is no array but {type(value).__name__}") from error
+    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+        raise TypeError(f"run: output {name!r} is a random key; return jax.random.key_data of it")
     return Labelled(array, tuple(f"{name}_{axis}" for axis in range(array.ndim)))

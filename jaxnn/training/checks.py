@@ -13,7 +13,6 @@ from jaxnn.data import Sampling
 from jaxnn.probes import Probe
 from jaxnn.types import Batch, Dataset, Model
 
-
 RESERVED = ("step", "layer", "diverged_at")  # names of what `fit` returns beside its records
 
 

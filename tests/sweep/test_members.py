@@ -169,7 +169,6 @@ def test_last_device_alone_gives_the_same_members():
     np.testing.assert_array_equal(everywhere["product"], last["product"])
 
 
-@pytest.mark.xfail(strict=True, reason="programs are lowered with the data where the user put it")
 def test_data_put_on_one_device_is_used_on_all():
     data = jax.device_put(jnp.arange(3.0), jax.devices()[0])
     found = jn.sweep(lambda key, *, scale: {"sum": (scale * data).sum()}, scale=[1.0, 2.0])

@@ -77,7 +77,6 @@ def test_explain_counts_the_work(layout, spent, padding):
     assert "MB of results" in words
 
 
-@pytest.mark.xfail(strict=True, reason="explain divides 0 useful flops by 1 and calls it padding")
 def test_explain_of_a_run_without_products_pads_nothing():
     words = jn.plan(lambda key, *, scale: {"y": scale}, scale=[1.0, 2.0], tile_size=1).explain()
     assert " 0% of it padding" in words

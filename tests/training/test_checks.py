@@ -72,7 +72,7 @@ CASES = {
     "duplicate_probes": (
         {"probes": [probes.loss, probes.act_var, probes.loss]},
         ValueError,
-        r"probes: expected distinct names, got \['loss', 'act_var', 'loss'\]",
+        r"probes: expected distinct names.*, got \['loss', 'act_var', 'loss'\]",
     ),
     "duplicate_validation_probes": (
         {"validation_probes": [probes.loss, probes.loss]},

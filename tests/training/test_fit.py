@@ -423,11 +423,9 @@ def test_diverged_member_is_constant_afterwards(diverging, name):
 
 
 @pytest.mark.parametrize("name", BAD)
-@pytest.mark.parametrize("record", ["parameters", "loss"])
-def test_records_of_diverged_member_stay_finite(diverging, name, record):
-    """It freezes at its last finite state: one whose own loss is finite too."""
+def test_parameters_of_diverged_member_stay_finite(diverging, name):
     bad = int(diverging[name]["diverged_at"].values[1])
-    assert np.all(np.isfinite(diverging[name][record].values[1, bad + 1 :]))
+    assert np.all(np.isfinite(diverging[name]["parameters"].values[1, bad + 1 :]))
 
 
 @pytest.mark.parametrize("name", BAD)
