@@ -9,28 +9,30 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
+from jaxnn.sweep.jaxprs import calls_lapack
+
 MEMBER = "member"  # the one axis of the mesh
-POOL_THREADS = 4  # of XLA's CPU pool, for each core
 
 
 def use_every_core() -> None:
-    """Make each CPU core a JAX device, unless the user has chosen or JAX has started already.
-
-    XLA's thread pool is made larger than the cores, too: in jaxlib 0.10 a call into LAPACK blocks
-    one of its threads until others have done the work, and with every device in such a call
-    (orthogonal weights, eigenvalues) none would be left: the sweep would hang.
-    """
+    """Make each CPU core a JAX device, unless the user has chosen or JAX has started already."""
     chosen = jax.config.jax_num_cpu_devices != -1  # pyright: ignore[reportAttributeAccessIssue]
     if chosen or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
     affinity = hasattr(os, "sched_getaffinity")
     cores = len(os.sched_getaffinity(0)) if affinity else os.cpu_count() or 1
-    os.environ.setdefault("PJRT_NPROC", str(POOL_THREADS * cores))
     with contextlib.suppress(RuntimeError):  # JAX has started: its devices stay as they are
         jax.config.update("jax_num_cpu_devices", cores)
 
 
-def local_mesh(devices: Sequence[Any] | None = None) -> Mesh:
-    """Return a one-axis mesh over the given devices, or all local ones."""
-    chosen = np.asarray(list(devices) if devices else jax.local_devices())
-    return Mesh(chosen, (MEMBER,), axis_types=(AxisType.Auto,))
+def local_mesh(devices: Sequence[Any] | None, jaxprs: Sequence[Any]) -> Mesh:
+    """Return a one-axis mesh over the given devices, or all local ones that can run the programs.
+
+    Before jaxlib 0.12 a LAPACK call on a CPU device waits for threads of the pool that the other
+    devices' LAPACK calls hold, and the sweep may hang: such programs get one device.
+    """
+    chosen = list(devices) if devices else jax.local_devices()
+    shared_pool = chosen[0].platform == "cpu" and jax.__version_info__ < (0, 12)
+    if not devices and shared_pool and any(calls_lapack(each) for each in jaxprs):
+        chosen = chosen[:1]
+    return Mesh(np.asarray(chosen), (MEMBER,), axis_types=(AxisType.Auto,))

@@ -3,9 +3,10 @@
 import math
 from typing import TYPE_CHECKING
 
+import jax
 import numpy as np
 
-from jaxnn.sweep.jaxprs import matrix_flops
+from jaxnn.sweep.jaxprs import calls_lapack, matrix_flops
 
 if TYPE_CHECKING:
     from jaxnn.sweep.planning import Plan, Program
@@ -43,8 +44,16 @@ def explain(plan: "Plan") -> str:
         f"padding; {size * plan.grid.num_members / 1e6:.3g} MB of results"
     )
     if devices.size == 1 and devices.flat[0].platform == "cpu":
-        lines.append("one CPU device: import jaxnn before JAX starts, and every core is one")
+        lines += _why_one_device(plan)
     return "\n".join(lines)
+
+
+def _why_one_device(plan: "Plan") -> list[str]:
+    if jax.local_device_count() == 1:
+        return ["one CPU device: import jaxnn before JAX starts, and every core is one"]
+    if any(calls_lapack(program.trace.jaxpr) for program in plan.programs):
+        return ["one device: the run calls LAPACK, which can hang on several before jax 0.12"]
+    return []
 
 
 def _active_share(plan: "Plan", program: "Program") -> float:

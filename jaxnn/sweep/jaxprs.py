@@ -10,6 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+LAPACK = {  # primitives that factorise matrices
+    *("cholesky", "eig", "eigh", "geqp3", "geqrf", "hessenberg", "householder_product", "lu"),
+    *("qr", "schur", "svd", "triangular_solve", "tridiagonal", "tridiagonal_solve"),
+}
+
 
 def matrix_flops(jaxpr: Any) -> float:
     """Count the flops of the matrix products of one evaluation, loops of known length unrolled.
@@ -28,6 +33,14 @@ def matrix_flops(jaxpr: Any) -> float:
         work = max(inner, default=0.0) if "branches" in equation.params else sum(inner)
         total += work * (equation.params["length"] if equation.primitive.name == "scan" else 1)
     return total
+
+
+def calls_lapack(jaxpr: Any) -> bool:
+    """Return whether a program factorises matrices, which on a CPU calls LAPACK."""
+    return any(
+        equation.primitive.name in LAPACK or any(calls_lapack(each) for each, _ in _inner(equation))
+        for equation in jaxpr.eqns
+    )
 
 
 def computation_digest(jaxpr: Any, constants: Sequence[Any]) -> str:

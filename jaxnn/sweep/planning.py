@@ -78,22 +78,28 @@ def plan(
     """
     grid = Grid(parse_axes(run, axes), num_seeds)
     layout = _checked_options(num_seeds, tile_size, layout)
-    mesh = local_mesh(devices)
     fixed = [a for a in grid.numbered_axes if _is_fixed(a, layout)]
     batched = [a for a in grid.numbered_axes if not _is_fixed(a, layout)]
     combinations = list(itertools.product(*(axis.values for axis in fixed)))
     size = grid.num_members // len(combinations)
+    names = [axis.name for axis in fixed]
+    chosen = [dict(zip(names, values, strict=True)) for values in combinations]
+    traces = [trace(run, batched, _arguments(fixed, values)) for values in combinations]
+    mesh = local_mesh(devices, [each.jaxpr for each in traces])
     lanes, tile = _tile(tile_size, size, mesh.devices)
-    programs = []
-    for number, values in enumerate(combinations):
-        chosen = {axis.name: value for axis, value in zip(fixed, values, strict=True)}
-        arguments = {
-            a.name: Depth(v) if a.kind == "depth" else v for a, v in zip(fixed, values, strict=True)
-        }
-        traced = trace(run, batched, arguments)
-        programs.append(Program(traced, chosen, number * size, (number + 1) * size, lanes, tile))
-    outputs = merge_outputs([each.trace.outputs for each in programs], grid)
+    programs = [
+        Program(traced, values, number * size, (number + 1) * size, lanes, tile)
+        for number, (traced, values) in enumerate(zip(traces, chosen, strict=True))
+    ]
+    outputs = merge_outputs([each.outputs for each in traces], grid)
     return Plan(grid, layout, tuple(programs), outputs, mesh)
+
+
+def _arguments(fixed: Sequence[Axis], values: Sequence[Any]) -> dict[str, Any]:
+    """Return what a run gets of the axes that are fixed in its program."""
+    depth = {axis.name for axis in fixed if axis.kind == "depth"}
+    pairs = zip((axis.name for axis in fixed), values, strict=True)
+    return {name: Depth(value) if name in depth else value for name, value in pairs}
 
 
 def _is_fixed(axis: Axis, layout: str) -> bool:
