@@ -73,7 +73,7 @@ SCALES = {
         width=256,
         profile_width=1000,
         profile_seeds=32,
-        num_gains=16,
+        num_gains=17,
         law_width=1000,
         law_seeds=64,
         hanin_nets=200_000,
@@ -422,8 +422,10 @@ def _clipping_exploding(ds: xr.Dataset) -> Measurement:
     diverged = ds["cure_diverged_at"].sel(where).notnull().mean("cure_learning_rate")
     shares, errors = _mean_and_error(diverged, "cure_seed")
     clipped, free = (float(shares.sel(cure_clip_norm=each)) for each in (1.0, np.inf))
-    error = float(errors.sel(cure_clip_norm=1.0))
-    return at_most(clipped / free if free else np.nan, 1.0 / 3.0, error)
+    of_clipped, of_free = (float(errors.sel(cure_clip_norm=each)) for each in (1.0, np.inf))
+    ratio = clipped / free if free else np.nan
+    error = float(np.hypot(of_clipped, ratio * of_free)) / free if free else np.nan
+    return at_most(ratio, 1.0 / 3.0, error)
 
 
 CLAIMS = (

@@ -4,6 +4,8 @@ A smooth activation counts as saturated at an input where its slope is at most a
 largest, and as dead where it is at most a thousandth: these two numbers are conventions. Where a
 slope is exactly zero (relu, hard tanh) both criteria are that exact zero. An activation whose
 slope never vanishes (identity, leaky relu) can be neither.
+
+`erf` is erf(sqrt(pi)/2 z), which has slope 1 at 0 as tanh does; `gelu` is the exact form.
 """
 
 import math

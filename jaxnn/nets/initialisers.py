@@ -7,7 +7,7 @@ A kernel has shape `[..., fan_in, fan_out]`. A bias has shape `[unit]` and no fa
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -23,13 +23,19 @@ Distribution = Literal["normal", "uniform"]
 _FAN_MODES = {"in": "fan_in", "out": "fan_out", "average": "fan_avg"}
 
 
-def _scaled(variance: Scalar, fan: str, distribution: Distribution) -> Initialiser:
+def _scaled(
+    variance: Scalar, fan: str, distribution: str, *, for_biases: bool = False
+) -> Initialiser:
     """Draw with Var W = variance / fan for a kernel, Var b = variance for a bias."""
     if fan not in _FAN_MODES:
         raise ValueError(f"fan: expected 'in' or 'out', got {fan!r}")
+    if distribution not in get_args(Distribution):
+        raise ValueError(f"distribution: expected 'normal' or 'uniform', got {distribution!r}")
 
     def initialise(key: Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
         scale = jnp.asarray(variance, dtype)
+        if not for_biases:
+            _check_kernel(shape)
         if len(shape) >= 2:
             draw = library.variance_scaling(scale, _FAN_MODES[fan], distribution)  # pyright: ignore
             return draw(key, shape, dtype)
@@ -42,7 +48,7 @@ def _scaled(variance: Scalar, fan: str, distribution: Distribution) -> Initialis
 
 def gaussian(sigma_w: Scalar = 1.0, *, fan: Fan = "in") -> Initialiser:
     """Draw N(0, sigma_w^2 / fan); for biases N(0, sigma_w^2) (Poole et al. 2016, 1606.05340)."""
-    return _scaled(sigma_w**2, fan, "normal")
+    return _scaled(sigma_w**2, fan, "normal", for_biases=True)
 
 
 def uniform(gain: Scalar = 1.0, *, fan: Fan = "in") -> Initialiser:
@@ -51,7 +57,7 @@ def uniform(gain: Scalar = 1.0, *, fan: Fan = "in") -> Initialiser:
     With gain 1 this is the "standard" initialisation of Glorot & Bengio 2010, whose
     fan * Var W = 1/3 shrinks signals, and the default of several libraries.
     """
-    return _scaled(gain**2 / 3.0, fan, "uniform")
+    return _scaled(gain**2 / 3.0, fan, "uniform", for_biases=True)
 
 
 def lecun(
@@ -82,6 +88,7 @@ def orthogonal(gain: Scalar = 1.0) -> Initialiser:
     """
 
     def initialise(key: Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
+        _check_kernel(shape)
         fan_in, fan_out = math.prod(shape[:-1]), shape[-1]
         long, short = max(fan_in, fan_out), min(fan_in, fan_out)
         tall = _haar(key, long, short, dtype)
@@ -89,6 +96,14 @@ def orthogonal(gain: Scalar = 1.0) -> Initialiser:
         return jnp.asarray(gain, dtype) * kernel.reshape(tuple(shape))
 
     return initialise
+
+
+def _check_kernel(shape: Sequence[int]) -> None:
+    if len(shape) < 2:
+        raise ValueError(
+            f"initialiser: expected a kernel [..., fan_in, fan_out], got shape {tuple(shape)}; "
+            "biases have no fan: use gaussian, uniform, constant or zeros"
+        )
 
 
 def _haar(key: Array, rows: int, columns: int, dtype: Any) -> Array:

@@ -93,7 +93,8 @@ def mlp(
         }
         if levels.maximum > 1:
             kernels = _draw(kernel, kernel_keys[2:], (width, width), x.dtype)
-            params["hidden"] = {"kernel": kernels, "bias": hidden_biases[1:]}
+            hidden = {"kernel": kernels, "bias": hidden_biases[1:]}
+            params["hidden"] = hidden if active is None else _without(hidden, ~active[1:])
         return {"params": params}
 
     def apply(
@@ -146,6 +147,14 @@ def _layer_keys(key: Array, depth: int) -> Array:
     """Return keys `[depth + 1, 2]` for bias and kernel: the readout's, then each hidden layer's."""
     numbers = jnp.arange(depth + 1)
     return jax.vmap(lambda number: jax.random.split(jax.random.fold_in(key, number)))(numbers)
+
+
+def _without(layers: dict[str, Array], absent: Array) -> dict[str, Array]:
+    """Zero the layers that a masked member lacks, so that norms and penalties do not see them."""
+    return {
+        name: jnp.where(absent.reshape(-1, *[1] * (leaf.ndim - 1)), 0, leaf)
+        for name, leaf in layers.items()
+    }
 
 
 def _draw(initialise: Initialiser, keys: Array, shape: tuple[int, ...], dtype: Any) -> Array:

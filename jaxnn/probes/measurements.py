@@ -29,13 +29,22 @@ def _kernels(tree: dict[str, Any], reduce: Callable[[Array], Array]) -> Array:
     return jnp.concatenate([first, jax.vmap(reduce)(tree["hidden"]["kernel"])])
 
 
-def _rms(values: Array) -> Array:
-    return jnp.sqrt(jnp.mean(values**2))
+def _rms(values: Array, weight: Array | None = None) -> Array:
+    """Return the rms over all axes, or of `[batch, unit]` by the examples' weights.
+
+    The largest magnitude is divided out first: squares of a vanishing or exploding gradient leave
+    the range of float32 long before the gradient does.
+    """
+    largest = jnp.max(jnp.abs(values))
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1.0)
+    squares = (values / scale) ** 2
+    mean = jnp.mean(squares) if weight is None else jnp.mean(weight @ squares)
+    return scale * jnp.sqrt(mean)
 
 
-@probe(unit="nat", long_name="loss")
+@probe(long_name="mean loss")
 def loss(flow: Flow) -> Array:
-    """Mean loss L of the batch (in nats for cross entropy)."""
+    """Mean loss L of the batch, in the loss's own unit (nats for cross entropy)."""
     return flow.loss
 
 
@@ -67,7 +76,7 @@ def preact_grad_rms(flow: Flow) -> Array:
     """
     weight = flow.weight[None, :, None]
     signal = jnp.where(weight > 0, flow.backward / jnp.where(weight > 0, weight, 1.0), 0.0)
-    return jnp.sqrt(_mean(signal**2, flow))
+    return jax.vmap(_rms, (0, None))(signal, flow.weight)
 
 
 @probe(("layer",), long_name="mean activation")
@@ -146,6 +155,7 @@ def preact_cosine(flow: Flow) -> Array:
 
     1 where the network maps all inputs to one direction; the theory's c* is its limit with depth
     (Poole et al. 2016, eq. 5, 1606.05340). Pairs are weighted by w_i w_j.
+    NaN for a single example; a zero vector counts as orthogonal to all.
     """
     pre = flow.taps.pre
     norm = jnp.sqrt(jnp.sum(pre**2, axis=-1, keepdims=True))

@@ -4,6 +4,7 @@ from jaxnn.sweep.axes import depths, traced
 from jaxnn.sweep.dataset import load
 from jaxnn.sweep.devices import use_every_core
 from jaxnn.sweep.loop import sweep
-from jaxnn.sweep.planning import Plan, plan
+from jaxnn.sweep.planning import plan
+from jaxnn.sweep.plans import Plan
 
 __all__ = ["Plan", "depths", "load", "plan", "sweep", "traced", "use_every_core"]

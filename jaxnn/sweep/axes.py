@@ -11,6 +11,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+OPTIONS = frozenset(
+    {"num_seeds", "store", "resume", "tile_size", "layout", "seed", "devices"}
+)  # what sweep takes beside axes
+
 Kind = Literal["static", "depth", "traced"]
 
 
@@ -43,7 +47,7 @@ def depths(values: Sequence[int]) -> Depths:
     """Mark an axis as depths; the run gets a `Depth` where it would get an int.
 
     Raises:
-        TypeError, ValueError: they are no ints of at least 1, or repeat.
+        TypeError, ValueError: they are no ints of at least 1.
     """
     found = np.asarray(values)
     if found.ndim != 1 or not found.size:
@@ -89,7 +93,7 @@ def _axis(name: str, values: Any) -> Axis:
     kind = _element_kind(values)
     if kind == "f" or (marked and kind in "iu"):
         array = np.asarray(values)
-        if not np.all(np.isfinite(array) | np.isinf(array)):
+        if np.isnan(array).any():
             raise ValueError(f"axis {name!r}: expected numbers, got NaN in {values!r}")
         return _distinct(Axis(name, "traced", array))
     if marked:
@@ -101,7 +105,7 @@ def _axis(name: str, values: Any) -> Axis:
             f"{values!r}; say None as a number (inf, 0)"
         )
     for value in static:
-        if not isinstance(value, int | str | bool | type(None)):
+        if not isinstance(value, int | str | None):
             raise TypeError(
                 f"axis {name!r}: expected floats, ints, strings, bools or None, got {value!r}; "
                 "sweep a name and let the run look the object up"
@@ -111,10 +115,8 @@ def _axis(name: str, values: Any) -> Axis:
 
 def _element_kind(values: Any) -> str:
     """Return 'f' where a value is a float, else numpy's kind of the whole."""
-    if isinstance(values, list | tuple):
-        if any(isinstance(v, str | bool | type(None)) for v in values):
-            return "O"
-        return np.asarray(values).dtype.kind
+    if isinstance(values, list | tuple) and any(isinstance(v, str | bool | None) for v in values):
+        return "O"
     return np.asarray(values).dtype.kind
 
 
@@ -135,6 +137,8 @@ def _check_names(run: Callable[..., Any], given: Mapping[str, Any]) -> None:
     if any(each.kind is each.VAR_KEYWORD for each in parameters):
         return
     names = [each.name for each in parameters[1:]]
+    if taken := sorted(OPTIONS.intersection(names)):
+        raise TypeError(f"run: its argument {taken[0]!r} is an option of sweep; rename it")
     unknown = [name for name in given if name not in names]
     if unknown:
         raise TypeError(f"axis {unknown[0]!r}: run takes no such argument; it takes {names}")

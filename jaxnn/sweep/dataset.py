@@ -37,6 +37,10 @@ def to_dataset(
 def load(path: str | os.PathLike[str]) -> "xr.Dataset":
     """Open a sweep's store, finished or not, as a dataset on its grid.
 
+    Returns:
+        What `sweep` returned or would return; members that are not done read NaN, and while there
+        are any, integers become float64. `attrs["members_done"]` counts the others.
+
     Raises:
         ValueError: the path holds no store of a sweep.
     """

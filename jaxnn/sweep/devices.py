@@ -25,14 +25,18 @@ def use_every_core() -> None:
         jax.config.update("jax_num_cpu_devices", cores)
 
 
-def local_mesh(devices: Sequence[Any] | None, jaxprs: Sequence[Any]) -> Mesh:
-    """Return a one-axis mesh over the given devices, or all local ones that can run the programs.
+def hangs_on_several(jaxpr: Any) -> bool:
+    """Return whether a program may hang on several CPU devices.
 
     Before jaxlib 0.12 a LAPACK call on a CPU device waits for threads of the pool that the other
-    devices' LAPACK calls hold, and the sweep may hang: such programs get one device.
+    devices' LAPACK calls hold.
     """
+    return jax.__version_info__ < (0, 12) and calls_lapack(jaxpr)
+
+
+def local_mesh(devices: Sequence[Any] | None, jaxprs: Sequence[Any]) -> Mesh:
+    """Return a one-axis mesh over the devices given, or all local ones fit for the programs."""
     chosen = list(devices) if devices else jax.local_devices()
-    shared_pool = chosen[0].platform == "cpu" and jax.__version_info__ < (0, 12)
-    if not devices and shared_pool and any(calls_lapack(each) for each in jaxprs):
+    if not devices and chosen[0].platform == "cpu" and any(map(hangs_on_several, jaxprs)):
         chosen = chosen[:1]
     return Mesh(np.asarray(chosen), (MEMBER,), axis_types=(AxisType.Auto,))

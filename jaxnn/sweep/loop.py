@@ -18,7 +18,8 @@ import numpy as np
 from jaxnn.sweep.dataset import to_dataset
 from jaxnn.sweep.description import Description
 from jaxnn.sweep.jaxprs import computation_digest
-from jaxnn.sweep.planning import Plan, Program, plan
+from jaxnn.sweep.planning import plan
+from jaxnn.sweep.plans import Plan, Program
 from jaxnn.sweep.progress import progress
 from jaxnn.sweep.provenance import provenance
 from jaxnn.sweep.store import Results, in_memory, open_store
@@ -61,7 +62,7 @@ def sweep(
 
     Returns:
         A dataset with the axes, `seed` and the outputs' own dims; NaN past a member's depth;
-        provenance in `attrs`.
+        provenance in `attrs`, with the seconds that this call took.
 
     Raises:
         TypeError, ValueError: an axis, an option or the store does not fit; nothing has been
@@ -78,8 +79,9 @@ def sweep(
     chosen = plan(
         run, num_seeds=num_seeds, tile_size=tile_size, layout=layout, devices=devices, **axes
     )
-    logger.info("%s", chosen.explain())
-    origin = {**provenance(run, chosen.mesh.devices), "plan": chosen.explain(), "root_seed": seed}
+    words = chosen.explain()
+    logger.info("%s", words)
+    origin = {**provenance(run, chosen.mesh.devices), "plan": words, "root_seed": seed}
     if store is None:
         results = in_memory(chosen.grid, chosen.outputs)
     else:

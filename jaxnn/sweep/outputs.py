@@ -89,6 +89,8 @@ def _wider(name: str, known: Variable | None, value: Labelled) -> Variable:
     shape, dtype = value.values.shape, np.dtype(value.values.dtype)
     if len(value.dims) != len(shape):
         raise ValueError(f"output {name!r}: shape {shape} does not fit its dims {value.dims}")
+    if dtype.kind not in "biufc":
+        raise ValueError(f"output {name!r}: dtype {dtype} cannot be stored; return float32")
     if known is None:
         return Variable(value.dims, shape, dtype, value.unit, value.long_name)
     if value.dims != known.dims:

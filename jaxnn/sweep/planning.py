@@ -1,58 +1,23 @@
-"""The plan of a sweep: which programs, which members in each, in tiles of what size."""
+"""Planning a sweep: tracing its programs, and sizing tiles for the machine."""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
-import jax
 import numpy as np
 
 from jaxnn.sweep.axes import Axis, parse_axes
 from jaxnn.sweep.devices import local_mesh
-from jaxnn.sweep.explain import explain
 from jaxnn.sweep.grid import Grid
-from jaxnn.sweep.outputs import Outputs, merge_outputs
-from jaxnn.sweep.trace import Trace, dtype_of, trace
+from jaxnn.sweep.outputs import merge_outputs
+from jaxnn.sweep.plans import Plan, Program
+from jaxnn.sweep.trace import trace
 from jaxnn.types import Depth
 
 LAYOUTS = ("exact", "masked")
 CPU_LANES = 2  # members a core trains at once: few enough that they stay in its cache
 ACCELERATOR_LANES = 256
 MAX_ROUNDS = 8  # batches a device works off in one call: a call is what a kill can lose
-
-
-class Program(NamedTuple):
-    """One compiled program and the members it serves: those numbered start to stop."""
-
-    trace: Trace
-    fixed: Mapping[str, Any]  # values of the axes that are not batched in it
-    start: int
-    stop: int
-    lanes: int  # members that a device trains at once
-    tile: int  # members in one call, over all devices: lanes x rounds x devices
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a sweep will run. `explain()` says it in words; nothing has been compiled yet."""
-
-    grid: Grid
-    layout: str
-    programs: tuple[Program, ...]
-    outputs: Outputs
-    mesh: jax.sharding.Mesh
-
-    def points(self, program: Program, numbers: np.ndarray) -> dict[str, np.ndarray]:
-        """Return what a program takes of its members: `{batched axis or "seed": [member]}`."""
-        values = self.grid.values(numbers)
-        batched = [axis for axis in self.grid.axes if axis.name not in program.fixed]
-        points = {axis.name: values[axis.name].astype(dtype_of(axis)) for axis in batched}
-        return {**points, "seed": values["seed"].astype(np.int32)}
-
-    def explain(self) -> str:
-        """Return the plan in words: programs, members, tiles, padded work, flops, bytes."""
-        return explain(self)
 
 
 def plan(
@@ -66,7 +31,13 @@ def plan(
 ) -> Plan:
     """Plan a sweep: trace one program for each static combination, choose layout and tiles.
 
-    Args: as those of `sweep`.
+    Nothing is compiled. The arguments are those of `sweep`.
+
+    Returns:
+        The plan; `explain()` says it in words.
+
+    Raises:
+        TypeError, ValueError: an axis or an option does not fit, or the run's outputs do not.
 
     Example:
         >>> import jax.numpy as jnp

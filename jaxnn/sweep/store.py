@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -70,10 +70,10 @@ def open_store(
         known = read_description(path)
         if resume:
             _check_same(path, known, description)
-            return _open_results(path, known)
+            return _open_results(path, known, mode="r+")
         shutil.rmtree(path)
     _create(path, description, tile)
-    return _open_results(path, description)
+    return _open_results(path, description, mode="r+")
 
 
 def read_store(path: str | os.PathLike[str]) -> tuple[Description, Results]:
@@ -83,7 +83,7 @@ def read_store(path: str | os.PathLike[str]) -> tuple[Description, Results]:
         ValueError: the path holds no store of a sweep.
     """
     description = read_description(path)
-    return description, _open_results(Path(path), description)
+    return description, _open_results(Path(path), description, mode="r")
 
 
 def read_description(path: str | os.PathLike[str]) -> Description:
@@ -104,10 +104,10 @@ def read_description(path: str | os.PathLike[str]) -> Description:
         ) from error
 
 
-def _open_results(path: Path, description: Description) -> Results:
+def _open_results(path: Path, description: Description, mode: Literal["r", "r+"]) -> Results:
     import zarr
 
-    group = zarr.open_group(path, mode="r+", use_consolidated=False)
+    group = zarr.open_group(path, mode=mode, use_consolidated=False)
     return Results({name: group[name] for name in description.outputs.variables}, group[DONE])
 
 

@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxnn.sweep.devices import MEMBER
 from jaxnn.sweep.jaxprs import array_digest
-from jaxnn.sweep.planning import Plan, Program
+from jaxnn.sweep.plans import Plan, Program
 from jaxnn.sweep.trace import Trace
 
 EVERYWHERE, SPLIT = PartitionSpec(), PartitionSpec(MEMBER)

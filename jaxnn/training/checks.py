@@ -62,7 +62,6 @@ def check_sampling(sampling: str) -> None:
 
 def check_data(data: Dataset, model: Model) -> None:
     """Check every concrete array of a dataset: finite, equally long, labels within the outputs."""
-    out = _num_outputs(data, model)
     for split in ("train", "validation", "test"):
         batch = getattr(data, split)
         if len(batch.x) != len(batch.y):
@@ -70,8 +69,14 @@ def check_data(data: Dataset, model: Model) -> None:
                 f"data.{split}: expected as many targets as examples, "
                 f"got {len(batch.y)} targets for {len(batch.x)} examples"
             )
+        if not jnp.issubdtype(batch.x.dtype, jnp.floating):
+            raise TypeError(
+                f"data.{split}.x: expected floats, got {batch.x.dtype}; give x.astype('float32')"
+            )
         _check_finite(f"data.{split}.x", batch.x)
-        _check_targets(split, batch, out)
+    out = _num_outputs(data, model)
+    for split in ("train", "validation", "test"):
+        _check_targets(split, getattr(data, split), out)
 
 
 def _num_outputs(data: Dataset, model: Model) -> int:

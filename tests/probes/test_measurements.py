@@ -247,3 +247,16 @@ def test_mean_loss_gives_examples_of_any_loss_their_weight():
         batch = Batch(X, targets, WEIGHT)
         expected = reference.squared_error(outputs, targets)[0] @ (WEIGHT / WEIGHT.sum())
         close(probes.mean_loss(jn.squared_error, jnp.asarray(outputs), batch), expected)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30], ids=["vanishing", "exploding"])
+def test_rms_of_gradient_keeps_the_range_of_float32(scale):
+    """Its square, 1e-60 or 1e60, is far outside."""
+    model = jn.mlp(1, 4, 2, "identity", weights=jn.gaussian(), readout=jn.constant(scale))
+    x = jnp.ones((3, 5))
+    batch = jn.Batch(x, jnp.ones((3, 2)))
+    passed = probes.flow(
+        model, lambda y, t: jnp.sum(y, axis=1), model.init(jax.random.key(0), x), batch
+    )
+    found = probes.measure([probes.preact_grad_rms], passed)["preact_grad_rms"].values
+    np.testing.assert_allclose(found, 2 * scale, rtol=1e-5)  # dl/dz = the sum over 2 outputs

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxnn as jn
-from jaxnn.sweep.explain import matrix_flops
+from jaxnn.sweep.jaxprs import matrix_flops
 
 
 def product(key, *, depth, scale, name):
@@ -89,11 +89,23 @@ def test_explain_counts_the_bytes_of_the_results():
     assert "2 MB of results" in jn.plan(run, scale=[1.0, 2.0]).explain()
 
 
-def test_explain_hints_at_one_device():
+def test_explain_hints_at_one_device(monkeypatch):
     hint = "import jaxnn before JAX starts"
-    assert hint in planned("exact", devices=jax.devices()[:1]).explain()
-    if jax.device_count() > 1:
-        assert hint not in planned("exact").explain()
+    chosen = planned("exact", devices=jax.devices()[:1])
+    assert hint not in chosen.explain() or jax.device_count() == 1
+    monkeypatch.setattr(jax, "local_device_count", lambda: 1)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    assert hint in chosen.explain()
+
+
+def test_run_that_calls_lapack_takes_one_device_where_it_could_hang():
+    def run(key, *, scale):
+        return {"trace": jnp.trace(jnp.linalg.qr(scale * jax.random.normal(key, (4, 4)))[0])}
+
+    chosen = jn.plan(run, scale=[1.0, 2.0])
+    safe = jax.__version_info__ >= (0, 12)
+    assert chosen.mesh.devices.size == (jax.device_count() if safe else 1)
+    assert ("LAPACK" in chosen.explain()) != safe
 
 
 def scanned(x, w):

@@ -117,7 +117,7 @@ CASES = {
     "unknown_sampling": (
         {"sampling": "bootstrap"},
         ValueError,
-        r"sampling must be one of .*'replacement'.* got 'bootstrap'",
+        r"sampling: expected one of .*replacement.*, got 'bootstrap'",
     ),
 }
 
