@@ -282,8 +282,12 @@ def test_deeper_network_starts_with_the_shallower_ones_layers(drawn):
         )
 
 
-def test_masked_network_draws_the_exact_ones_layers(drawn):
-    jax.tree.map(np.testing.assert_array_equal, drawn["masked"], drawn["five"])
+def test_masked_network_draws_the_exact_ones_layers_and_zeros_past_them(drawn):
+    def kept(leaf):
+        return np.concatenate([leaf[:1], np.zeros_like(leaf[1:])])  # 2 of 5 layers: one is hidden
+
+    expected = {**drawn["five"], "hidden": jax.tree.map(kept, drawn["five"]["hidden"])}
+    jax.tree.map(np.testing.assert_array_equal, drawn["masked"], expected)
 
 
 def test_layers_are_drawn_independently(drawn):
