@@ -6,7 +6,7 @@ change a task; the sampling functions draw from one inside a compiled run.
 
 from jaxnn.data.datasets import dataset
 from jaxnn.data.loaders import blobs, circles, digits, mnist5k, two_spirals
-from jaxnn.data.sampling import Sampling, epoch_indices, next_batch, sample_indices
+from jaxnn.data.sampling import Sampling, epoch_indices, in_use, next_batch, sample_indices
 from jaxnn.data.transforms import with_label_noise, with_train_size
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "dataset",
     "digits",
     "epoch_indices",
+    "in_use",
     "mnist5k",
     "next_batch",
     "sample_indices",

@@ -102,7 +102,7 @@ def next_batch(
     size = train.x.shape[0]
     num_train = size if dataset.num_train is None else dataset.num_train
     if sampling == "full":
-        return train if dataset.num_train is None else _masked(train, num_train)
+        return train if dataset.num_train is None else in_use(train, num_train)
     if sampling not in get_args(Sampling):
         raise ValueError(f"sampling must be one of {get_args(Sampling)}, got {sampling!r}")
     if batch_size < 1:
@@ -117,12 +117,12 @@ def next_batch(
     return jax.tree.map(lambda array: jnp.take(array, indices, axis=0, mode="clip"), train)
 
 
-def _masked(train: Batch, num_train: int | Array) -> Batch:
-    """Give weight 0 to the examples past num_train."""
-    size = train.x.shape[0]
-    weight = jnp.ones(size, jnp.float32) if train.weight is None else train.weight
-    used = jnp.arange(size, dtype=jnp.int32) < jnp.int32(num_train)
-    return train._replace(weight=jnp.where(used, weight, 0))
+def in_use(batch: Batch, num_used: int | Array) -> Batch:
+    """Give weight 0 to the examples of a batch past the first `num_used`, which may be traced."""
+    size = batch.x.shape[0]
+    weight = jnp.ones(size, jnp.float32) if batch.weight is None else batch.weight
+    used = jnp.arange(size, dtype=jnp.int32) < jnp.asarray(num_used, jnp.int32)
+    return batch._replace(weight=jnp.where(used, weight, 0))
 
 
 def _epoch_and_place(step: Array, num_examples: Array, batch_size: int) -> tuple[Array, Array]:

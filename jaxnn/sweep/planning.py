@@ -40,6 +40,7 @@ def plan(
         TypeError, ValueError: an axis or an option does not fit, or the run's outputs do not.
 
     Example:
+        >>> import jax
         >>> import jax.numpy as jnp
         >>> def run(key, *, width, scale):
         ...     return {"largest": scale * jax.random.normal(key, (width,)).max()}

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxnn.data import Sampling, next_batch
+from jaxnn.data import Sampling, in_use, next_batch
 from jaxnn.probes import Probe, flow, mean_loss, measure
 from jaxnn.training.checks import check_counts, check_data, check_probes, check_sampling
 from jaxnn.types import Batch, Coordinate, Dataset, Labelled, Loss, Model, Variables
@@ -157,14 +157,10 @@ def _validation_name(name: str) -> str:
     return name if name == "layer" else f"validation_{name}"
 
 
-def _prefix(batch: Batch, size: int, used: int | Array | None = None) -> Batch:
+def _prefix(batch: Batch, size: int, num_used: int | Array | None = None) -> Batch:
     """Return the first examples; those past the ones in use get weight 0."""
     part = jax.tree.map(lambda leaf: leaf[:size], batch)
-    if used is None:
-        return part
-    inside = jnp.arange(part.x.shape[0], dtype=jnp.int32) < jnp.asarray(used, jnp.int32)
-    weight = jnp.ones(inside.shape) if part.weight is None else part.weight
-    return part._replace(weight=jnp.where(inside, weight, 0))
+    return part if num_used is None else in_use(part, num_used)
 
 
 def _labelled(
