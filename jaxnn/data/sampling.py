@@ -150,7 +150,7 @@ def _shuffled(key: Array, epoch: Array, place: Array, num_examples: Array) -> Ar
         pair = jnp.maximum(index, partner)
         return jnp.where(_mix(pair ^ salt) >> 31 == 1, partner, index), None
 
-    index, _ = jax.lax.scan(swap_or_not, place, (centers, salts), unroll=True)
+    index, _ = jax.lax.scan(swap_or_not, place, (centers, salts))
     return index
 
 
