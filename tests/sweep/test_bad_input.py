@@ -126,7 +126,7 @@ def test_traced_value_that_must_be_static_is_refused_by_name(run, values):
 
 def test_traced_width_of_a_network_is_refused():
     with pytest.raises(TypeError, match=r"axis 'width'.*give ints \(width=\["):
-        jn.sweep(as_width, width=jnp.array([2.0, 3.0]))
+        jn.sweep(as_width, width=np.array([2.0, 3.0]))
 
 
 def test_error_of_the_run_itself_passes_through():
