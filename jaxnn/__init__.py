@@ -21,7 +21,7 @@ from jaxnn.nets import (
     zeros,
 )
 from jaxnn.sweep import Plan, depths, load, plan, sweep, traced, use_every_core
-from jaxnn.training import cross_entropy, fit, optimizer, squared_error
+from jaxnn.training import cross_entropy, fit, optimizer, squared_error, training
 from jaxnn.types import (
     Activation,
     Batch,
@@ -31,6 +31,7 @@ from jaxnn.types import (
     Labelled,
     Model,
     Taps,
+    Training,
 )
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "Model",
     "Plan",
     "Taps",
+    "Training",
     "activation",
     "activations",
     "constant",
@@ -66,6 +68,7 @@ __all__ = [
     "sweep",
     "theory",
     "traced",
+    "training",
     "uniform",
     "zeros",
 ]

@@ -78,11 +78,31 @@ class Dataset(NamedTuple):
     )
 
 
+class Training(NamedTuple):
+    """A training in chunks of steps: pure functions of its state, a pytree of arrays.
+
+    A run that returns one lets a sweep drive it: a member that is finished leaves its place to one
+    that waits.
+    """
+
+    init: Callable[[], Any]  # () -> state before the first step
+    advance: Callable[[Any], Any]  # state -> state after the steps to the next record
+    records: Callable[[Any], dict[str, Any]]  # state -> what it shows, one array a measurement
+    outcome: Callable[[Any], dict[str, Any]]  # last state -> what is told once of the whole run
+    finished: Callable[[Any], Array]  # state -> [] bool, True: every later record equals this one
+    steps: tuple[int, ...]  # the steps at which records stand; the first is 0
+
+
 class Depth(NamedTuple):
-    """A number of hidden layers: how many are built, and how many of these a member has."""
+    """A number of hidden layers: how many are built, and how many of these a member has.
+
+    A model that takes one builds `maximum` layers and leaves out those past `active`. Where
+    `deepest` is given, no member of the batch has layers past it, so a loop may end there.
+    """
 
     maximum: int  # static
     active: Array | None = None  # [] int, may be traced; None: all of them
+    deepest: Array | None = None  # [] int, may be traced, at least 1; None: loops go to the maximum
 
     @property
     def num_layers(self) -> int | Array:

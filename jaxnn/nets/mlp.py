@@ -21,6 +21,7 @@ from jax import Array
 from jaxnn.nets.activations import activation as named_activation
 from jaxnn.nets.depth import active_layers, as_depth, static_size
 from jaxnn.nets.initialisers import Initialiser, lecun, zeros
+from jaxnn.nets.layers import apply_layers
 from jaxnn.types import Activation, Depth, Model, Scalar, Taps, Variables
 
 if TYPE_CHECKING:
@@ -114,7 +115,8 @@ def mlp(
         if levels.maximum > 1:
             step = _hidden_step(layer, phi, residual)
             inputs = (params["hidden"], _tail(shift), _tail(active))
-            last_taps, rest = jax.lax.scan(step, first, inputs)
+            present = None if levels.deepest is None else levels.deepest - 1
+            last_taps, rest = apply_layers(step, first, inputs, present)
             taps = jax.tree.map(lambda *parts: jnp.concatenate(parts), taps, rest)
         y = _dense(last, params["readout"], last_taps.post)
         return y, taps, variables
@@ -125,7 +127,7 @@ def mlp(
 def _hidden_step(layer: "nn.Dense", phi: Activation, residual: bool | Scalar):
     """Return the scan's body: one hidden layer, the identity where a masked member lacks it."""
 
-    def step(carry: Taps, inputs: tuple[Any, Array | None, Array | None]) -> tuple[Taps, Taps]:
+    def step(carry: Taps, inputs: tuple[Any, Array | None, Array | None]) -> Taps:
         params, shift, active = inputs
         pre = _dense(layer, params, carry.post)
         if residual is not False:
@@ -134,7 +136,7 @@ def _hidden_step(layer: "nn.Dense", phi: Activation, residual: bool | Scalar):
         new = Taps(pre, phi.function(pre))
         if active is not None:
             new = jax.tree.map(lambda ours, past: jnp.where(active, ours, past), new, carry)
-        return new, new
+        return new
 
     return step
 

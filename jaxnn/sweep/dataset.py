@@ -8,7 +8,8 @@ import numpy as np
 
 from jaxnn.sweep.grid import Grid
 from jaxnn.sweep.outputs import Outputs, Variable
-from jaxnn.sweep.store import Results, read_store
+from jaxnn.sweep.results import Results
+from jaxnn.sweep.store import read_store
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -20,7 +21,6 @@ def to_dataset(
     """Lay the members' arrays out on the grid; members that are not done read NaN."""
     import xarray as xr
 
-    done = np.asarray(results.done[:])
     coordinates: dict[str, Any] = {axis.name: (axis.name, axis.coordinate()) for axis in grid.axes}
     coordinates["seed"] = ("seed", np.arange(grid.num_seeds))
     for name, each in outputs.coordinates.items():
@@ -28,10 +28,10 @@ def to_dataset(
         coordinates[name] = (name, np.asarray(each.values), labels)
     variables = {}
     for name, variable in outputs.variables.items():
-        values = _masked(np.asarray(results.arrays[name][:]), done)
+        values = _masked(results.arrays[name], results.done)
         labels = {"units": variable.unit, "long_name": variable.long_name}
         variables[name] = (*_on_grid(grid, variable, values), labels)
-    return xr.Dataset(variables, coordinates, {**attrs, "members_done": int(done.sum())})
+    return xr.Dataset(variables, coordinates, {**attrs, "members_done": int(results.done.sum())})
 
 
 def load(path: str | os.PathLike[str]) -> "xr.Dataset":
@@ -44,8 +44,8 @@ def load(path: str | os.PathLike[str]) -> "xr.Dataset":
     Raises:
         ValueError: the path holds no store of a sweep.
     """
-    description, results = read_store(path)
-    return to_dataset(description.grid, description.outputs, results, description.provenance)
+    description, store = read_store(path)
+    return to_dataset(description.grid, description.outputs, store.read(), description.provenance)
 
 
 def _masked(values: np.ndarray, done: np.ndarray) -> np.ndarray:

@@ -34,9 +34,14 @@ def hangs_on_several(jaxpr: Any) -> bool:
     return jax.__version_info__ < (0, 12) and calls_lapack(jaxpr)
 
 
-def local_mesh(devices: Sequence[Any] | None, jaxprs: Sequence[Any]) -> Mesh:
+def chosen_devices(devices: Sequence[Any] | None) -> list[Any]:
+    """Return the devices given, or all local ones."""
+    return list(devices) if devices else jax.local_devices()
+
+
+def mesh_for(devices: Sequence[Any] | None, jaxprs: Sequence[Any]) -> Mesh:
     """Return a one-axis mesh over the devices given, or all local ones fit for the programs."""
-    chosen = list(devices) if devices else jax.local_devices()
+    chosen = chosen_devices(devices)
     if not devices and chosen[0].platform == "cpu" and any(map(hangs_on_several, jaxprs)):
         chosen = chosen[:1]
     return Mesh(np.asarray(chosen), (MEMBER,), axis_types=(AxisType.Auto,))

@@ -5,6 +5,7 @@ are neighbours, and every layout numbers them alike.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,6 +41,21 @@ class Grid(NamedTuple):
         *where, seed = np.unravel_index(numbers, self.shape)
         found = zip(self.numbered_axes, where, strict=True)
         return {**{axis.name: axis.coordinate()[place] for axis, place in found}, "seed": seed}
+
+    def depth(self, numbers: np.ndarray) -> np.ndarray:
+        """Return the members' depths, their sum over several axes; 0 in a sweep without them."""
+        values = self.values(numbers)
+        depths = [values[axis.name] for axis in self.axes if axis.kind == "depth"]
+        return sum(depths, np.zeros(np.shape(numbers), int))
+
+    def numbers(self, chosen: Mapping[str, Sequence[Any]]) -> np.ndarray:
+        """Return the members that have one of the chosen values on each axis named."""
+        found = np.arange(self.num_members).reshape(self.shape)
+        for place, axis in enumerate(self.numbered_axes):
+            if axis.name in chosen:
+                wanted = [list(axis.values).index(value) for value in chosen[axis.name]]
+                found = found.take(wanted, axis=place)
+        return found.ravel()
 
     def to_json(self) -> dict[str, Any]:
         """Return a description from which `from_json` makes the same grid."""

@@ -3,13 +3,14 @@
 import hashlib
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+ELEMENT_FLOPS = 8.0  # of a matrix product, in the time of one element made otherwise
 LAPACK = {  # primitives that factorise matrices
     *("cholesky", "eig", "eigh", "geqp3", "geqrf", "hessenberg", "householder_product", "lu"),
     *("qr", "schur", "svd", "triangular_solve", "tridiagonal", "tridiagonal_solve"),
@@ -21,18 +22,64 @@ def matrix_flops(jaxpr: Any) -> float:
 
     A product `[m, k] @ [k, n]` counts 2 m k n; of a conditional's branches the dearest counts.
     """
+    return _total(jaxpr, _product_flops)
+
+
+def work(jaxpr: Any) -> float:
+    """Estimate the cost of one evaluation, in flops of matrix products.
+
+    Everything that is no matrix product counts by the elements that it makes.
+    """
+    return _total(
+        jaxpr,
+        lambda equation: (
+            _product_flops(equation)
+            or ELEMENT_FLOPS * sum(math.prod(var.aval.shape) for var in equation.outvars)
+        ),
+    )
+
+
+def num_equations(jaxpr: Any) -> int:
+    """Count the equations of a program and of those inside it, each once."""
+    inner = [num_equations(each) for equation in jaxpr.eqns for each, _ in _inner(equation)]
+    return len(jaxpr.eqns) + sum(inner)
+
+
+def largest_bytes(jaxpr: Any) -> int:
+    """Return the bytes that the largest equation makes: of a loop, what it carries and stacks."""
+    return max(
+        (
+            max(_bytes(equation.outvars), *(largest_bytes(each) for each, _ in _inner(equation)), 0)
+            for equation in jaxpr.eqns
+        ),
+        default=0,
+    )
+
+
+def _bytes(variables: Sequence[Any]) -> int:
+    return sum(math.prod(var.aval.shape) * var.aval.dtype.itemsize for var in variables)
+
+
+def _total(jaxpr: Any, cost: Callable[[Any], float]) -> float:
+    """Add the cost of every equation that is evaluated."""
     total = 0.0
     for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            shape = equation.invars[0].aval.shape
-            depth = math.prod(shape[axis] for axis in contracted)
-            total += 2.0 * depth * math.prod(equation.outvars[0].aval.shape)
+        inner = [_total(each, cost) for each, _ in _inner(equation)]
+        if not inner:
+            total += cost(equation)
             continue
-        inner = [matrix_flops(each) for each, _ in _inner(equation)]
-        work = max(inner, default=0.0) if "branches" in equation.params else sum(inner)
-        total += work * (equation.params["length"] if equation.primitive.name == "scan" else 1)
+        once = max(inner) if "branches" in equation.params else sum(inner)
+        total += once * (equation.params["length"] if equation.primitive.name == "scan" else 1)
     return total
+
+
+def _product_flops(equation: Any) -> float:
+    if equation.primitive.name != "dot_general":
+        return 0.0
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    shape = equation.invars[0].aval.shape
+    depth = math.prod(shape[axis] for axis in contracted)
+    return 2.0 * depth * math.prod(equation.outvars[0].aval.shape)
 
 
 def calls_lapack(jaxpr: Any) -> bool:
@@ -43,11 +90,11 @@ def calls_lapack(jaxpr: Any) -> bool:
     )
 
 
-def computation_digest(jaxpr: Any, constants: Sequence[Any]) -> str:
-    """Return a digest of what a traced program computes, arrays that it closes over included."""
-    arrays = [*constants, *_inner_constants(jaxpr)]
+def program_digest(jaxpr: Any) -> str:
+    """Return a digest of a traced program, whatever the values of its arguments."""
     text = re.sub(r"0x[0-9a-f]+", "", str(jaxpr))  # addresses of functions
-    return hashlib.sha256("".join([text, *map(array_digest, arrays)]).encode()).hexdigest()
+    arrays = map(array_digest, _inner_constants(jaxpr))
+    return hashlib.sha256("".join([text, *arrays]).encode()).hexdigest()
 
 
 def array_digest(array: Any) -> str:

@@ -1,31 +1,22 @@
-"""The sweep itself: a loop over tiles that anyone can read.
-
-A sweep is a list of tiles. A tile is a batch of members that share one compiled program. A
-finished tile is written into the store and marked done. Resuming skips what is marked.
-"""
+"""The sweep itself: plan, store, members, dataset."""
 
 import logging
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
-import numpy as np
 
 from jaxnn.sweep.dataset import to_dataset
 from jaxnn.sweep.description import Description
-from jaxnn.sweep.jaxprs import computation_digest
-from jaxnn.sweep.planning import plan
-from jaxnn.sweep.plans import Plan, Program
+from jaxnn.sweep.driver import run_members
+from jaxnn.sweep.planning import plan, shallowest_traces
+from jaxnn.sweep.plans import Plan
 from jaxnn.sweep.progress import progress
 from jaxnn.sweep.provenance import provenance
-from jaxnn.sweep.store import Results, in_memory, open_store
-from jaxnn.sweep.tiles import Constants, start_compiling
-from jaxnn.sweep.trace import Trace, trace
-from jaxnn.types import Coordinate, Depth
+from jaxnn.sweep.results import no_results
+from jaxnn.sweep.store import open_store
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -82,72 +73,15 @@ def sweep(
     words = chosen.explain()
     logger.info("%s", words)
     origin = {**provenance(run, chosen.mesh.devices), "plan": words, "root_seed": seed}
-    if store is None:
-        results = in_memory(chosen.grid, chosen.outputs)
-    else:
-        identity = _identity(run, chosen, seed)
-        tile = chosen.programs[0].tile
-        description = Description(chosen.grid, chosen.outputs, identity, origin)
-        results = open_store(store, description, tile=tile, resume=resume)
-    compile_seconds = _run_tiles(chosen, results, jax.random.key(seed))
-    attrs = {
-        **origin,
-        "wall_seconds": time.perf_counter() - begin,
-        "compile_seconds": compile_seconds,
-    }
+    results, keep = no_results(chosen.grid, chosen.outputs), None
+    if store is not None:
+        description = Description(chosen.grid, chosen.outputs, _identity(run, chosen, seed), origin)
+        keep = open_store(store, description, chunk=chosen.chunk, resume=resume)
+        results = keep.read()
+    with progress(results.done.size, int(results.done.sum())) as advance:
+        driven = run_members(chosen, results, keep, jax.random.key(seed), advance)
+    attrs = {**origin, "wall_seconds": time.perf_counter() - begin, **driven._asdict()}
     return to_dataset(chosen.grid, chosen.outputs, results, attrs)
-
-
-def _run_tiles(chosen: Plan, results: Results, root: jax.Array) -> float:
-    """Run every tile that is not done, and return the seconds until all programs were compiled.
-
-    A tile is dispatched before the last one's results are fetched, so devices do not wait.
-    """
-    begin = time.perf_counter()
-    done = np.asarray(results.done[:])
-    todo = [each for each in chosen.programs if not done[each.start : each.stop].all()]
-    constants = Constants(chosen.mesh)
-    running: deque[tuple[np.ndarray, Program, Any]] = deque()
-    compiled_at = begin
-    with (
-        ThreadPoolExecutor(os.cpu_count()) as pool,
-        progress(done.size, int(done.sum())) as advance,
-    ):
-
-        def finish_oldest() -> None:
-            numbers, program, values = running.popleft()
-            results.write(numbers, _named(program.trace, jax.device_get(values)))
-            advance(len(numbers))
-
-        futures = start_compiling(chosen, todo, pool)
-        for future in as_completed(futures):
-            program, compiled = futures[future], future.result()
-            compiled_at = time.perf_counter()
-            placed = constants.place(program.trace.constants)
-            for numbers in _tiles(program, done):
-                filled = np.pad(numbers, (0, program.tile - len(numbers)), mode="edge")
-                running.append(
-                    (numbers, program, compiled(placed, root, chosen.points(program, filled)))
-                )
-                if len(running) > 1:
-                    finish_oldest()
-        while running:
-            finish_oldest()
-    return compiled_at - begin
-
-
-def _tiles(program: Program, done: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the numbers of consecutive members that are not done, a tile at a time."""
-    waiting = program.start + np.flatnonzero(~done[program.start : program.stop])
-    for stretch in np.split(waiting, np.flatnonzero(np.diff(waiting) > 1) + 1):
-        for start in range(0, len(stretch), program.tile):
-            yield stretch[start : start + program.tile]
-
-
-def _named(traced: Trace, values: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    """Return a tile's outputs by name."""
-    named = jax.tree.unflatten(jax.tree.structure(traced.outputs), values)
-    return {n: each.values for n, each in named.items() if not isinstance(each, Coordinate)}
 
 
 def _identity(run: Callable[..., Any], chosen: Plan, seed: int) -> dict[str, Any]:
@@ -157,13 +91,5 @@ def _identity(run: Callable[..., Any], chosen: Plan, seed: int) -> dict[str, Any
     arrays they close over; layout, tiles and devices may differ, since no member's numbers depend
     on them.
     """
-    least = {a.name: min(a.values) for a in chosen.grid.axes if a.kind == "depth"}
-    if chosen.layout == "exact":
-        programs = [p for p in chosen.programs if least.items() <= dict(p.fixed).items()]
-        traces = [program.trace for program in programs]
-    else:
-        batched = [axis for axis in chosen.grid.numbered_axes if axis.kind == "traced"]
-        depths = {name: Depth(depth) for name, depth in least.items()}
-        traces = [trace(run, batched, {**p.fixed, **depths}) for p in chosen.programs]
-    digests = [computation_digest(each.jaxpr, each.constants) for each in traces]
+    digests = [each.digest() for each in shallowest_traces(run, chosen.grid)]
     return {**chosen.grid.to_json(), "seed": seed, "computation": digests}

@@ -1,23 +1,24 @@
-"""Planning a sweep: tracing its programs, and sizing tiles for the machine."""
+"""Planning a sweep: choosing the layout of depths, tracing its programs, sizing its tiles."""
 
 import itertools
-from collections.abc import Callable, Sequence
-from typing import Any
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxnn.sweep.axes import Axis, parse_axes
-from jaxnn.sweep.devices import local_mesh
+from jaxnn.sweep.devices import chosen_devices, mesh_for
 from jaxnn.sweep.grid import Grid
+from jaxnn.sweep.jaxprs import matrix_flops, num_equations, work
+from jaxnn.sweep.layouts import LAYOUTS, Choice, Cost, choose
+from jaxnn.sweep.machine import costs
 from jaxnn.sweep.outputs import merge_outputs
 from jaxnn.sweep.plans import Plan, Program
-from jaxnn.sweep.trace import trace
+from jaxnn.sweep.tiles import choose_tile
+from jaxnn.sweep.trace import Trace, trace
 from jaxnn.types import Depth
-
-LAYOUTS = ("exact", "masked")
-CPU_LANES = 2  # members a core trains at once: few enough that they stay in its cache
-ACCELERATOR_LANES = 256
-MAX_ROUNDS = 8  # batches a device works off in one call: a call is what a kill can lose
 
 
 def plan(
@@ -29,9 +30,10 @@ def plan(
     devices: Sequence[Any] | None = None,
     **axes: Any,
 ) -> Plan:
-    """Plan a sweep: trace one program for each static combination, choose layout and tiles.
+    """Plan a sweep: choose the layout of depths, trace the programs, size the tiles.
 
-    Nothing is compiled. The arguments are those of `sweep`.
+    Nothing of the sweep is compiled; but once for each kind of machine a small training is timed,
+    by which layouts are chosen. The arguments are those of `sweep`.
 
     Returns:
         The plan; `explain()` says it in words.
@@ -49,46 +51,147 @@ def plan(
         (2, 6)
     """
     grid = Grid(parse_axes(run, axes), num_seeds)
-    layout = _checked_options(num_seeds, tile_size, layout)
-    fixed = [a for a in grid.numbered_axes if _is_fixed(a, layout)]
-    batched = [a for a in grid.numbered_axes if not _is_fixed(a, layout)]
-    combinations = list(itertools.product(*(axis.values for axis in fixed)))
-    size = grid.num_members // len(combinations)
-    names = [axis.name for axis in fixed]
-    chosen = [dict(zip(names, values, strict=True)) for values in combinations]
-    traces = [trace(run, batched, _arguments(fixed, values)) for values in combinations]
-    mesh = local_mesh(devices, [each.jaxpr for each in traces])
-    lanes, tile = _tile(tile_size, size, mesh.devices)
+    _check_options(num_seeds, tile_size, layout)
+    traces = Traces(run, grid)
+    chosen = _choose(traces, layout, chosen_devices(devices))
+    groups = _groups(grid, chosen.stretches)
+    traced = [traces.of(group, ragged=chosen.layout == "ragged") for group in groups]
+    mesh = mesh_for(devices, [part.jaxpr for each in traced for part in each.parts])
     programs = [
-        Program(traced, values, number * size, (number + 1) * size, lanes, tile)
-        for number, (traced, values) in enumerate(zip(traces, chosen, strict=True))
+        _program(traces, group, each, tile_size, mesh)
+        for group, each in zip(groups, traced, strict=True)
     ]
-    outputs = merge_outputs([each.outputs for each in traces], grid)
-    return Plan(grid, layout, tuple(programs), outputs, mesh)
+    outputs = merge_outputs([each.outputs for each in traced], grid)
+    return Plan(grid, chosen.layout, chosen.reason, tuple(programs), outputs, mesh)
 
 
-def _arguments(fixed: Sequence[Axis], values: Sequence[Any]) -> dict[str, Any]:
-    """Return what a run gets of the axes that are fixed in its program."""
-    depth = {axis.name for axis in fixed if axis.kind == "depth"}
-    pairs = zip((axis.name for axis in fixed), values, strict=True)
-    return {name: Depth(value) if name in depth else value for name, value in pairs}
+class Group(NamedTuple):
+    """Members that share a program."""
+
+    static: Mapping[str, Any]  # the value of each static axis
+    depths: Mapping[str, tuple[int, ...]]  # of each depth axis; a single one is laid out exactly
 
 
-def _is_fixed(axis: Axis, layout: str) -> bool:
-    return axis.kind == "static" or (axis.kind == "depth" and layout == "exact")
+class Traces:
+    """The traces of a run, each made once."""
+
+    def __init__(self, run: Callable[..., Any], grid: Grid):
+        self.grid = grid
+        self._run = run
+        self._made: dict[str, Trace] = {}
+
+    def of(self, group: Group, *, ragged: bool = False) -> Trace:
+        """Return the trace of a group's members."""
+        shared = {name: depths for name, depths in group.depths.items() if len(depths) > 1}
+        alone = {
+            name: Depth(*depths) for name, depths in group.depths.items() if name not in shared
+        }
+        name = str((group, ragged and bool(shared)))
+        if name not in self._made:
+            batched = [Axis(name, "depth", depths) for name, depths in shared.items()]
+            batched += [axis for axis in self.grid.axes if axis.kind == "traced"]
+            made = trace(self._run, batched, {**group.static, **alone}, ragged=ragged)
+            self._made[name] = made
+        return self._made[name]
+
+    def by_depth(self, group: Group, cost: Callable[[Any], float]) -> Callable[[Any], Any]:
+        """Return a cost of members as a linear function of depth, from two exact traces."""
+        ends = []
+        for end in (min, max):
+            traced = self.of(group._replace(depths={n: (end(d),) for n, d in group.depths.items()}))
+            ends.append((sum(end(d) for d in group.depths.values()), traced.total(cost)))
+        (shallow, least), (deep, most) = ends
+        layer = (most - least) / max(deep - shallow, 1)
+        return lambda depth: least + layer * (depth - shallow)
 
 
-def _tile(tile_size: int | None, members: int, devices: np.ndarray) -> tuple[int, int]:
-    """Return the lanes of a device, and the members of a call, filled as evenly as can be."""
-    preferred = CPU_LANES if devices.flat[0].platform == "cpu" else ACCELERATOR_LANES
-    lanes = min(tile_size or preferred, -(-members // devices.size))
-    batches = -(-members // (lanes * devices.size))
-    calls = -(-batches // MAX_ROUNDS)
-    return lanes, lanes * devices.size * -(-batches // calls)
+def shallowest_traces(run: Callable[..., Any], grid: Grid) -> list[Trace]:
+    """Return the exact traces of the shallowest networks, one for each static point."""
+    depths = {axis.name: (min(axis.values),) for axis in grid.axes if axis.kind == "depth"}
+    return [Traces(run, grid).of(Group(static, depths)) for static in _static_values(grid)]
 
 
-def _checked_options(num_seeds: int, tile_size: int | None, layout: str | None) -> str:
-    """Check a plan's options and return the layout."""
+def _choose(traces: Traces, layout: str | None, devices: Sequence[Any]) -> Choice:
+    """Return the layout: as asked, or the one that costs least."""
+    axes = [axis for axis in traces.grid.axes if axis.kind == "depth"]
+    if layout == "exact" or all(len(axis.values) == 1 for axis in axes):
+        return Choice("exact", {axis.name: [[d] for d in axis.values] for axis in axes}, "")
+    if len(axes) > 1:
+        if layout is None:
+            return _choose(traces, "exact", devices)
+        return Choice(layout, {axis.name: [list(axis.values)] for axis in axes}, "")
+    (axis,) = axes
+    (static, *others) = _static_values(traces.grid)
+    shared = "ragged" if devices[0].platform == "cpu" else "masked"
+    if layout is None:
+        sharing = Group(static, {axis.name: axis.values})
+        if not _can_share(traces, sharing, axis, ragged=shared == "ragged"):
+            told = "the run does not take depths that share a program (Depth.active)"
+            return _choose(traces, "exact", devices)._replace(reason=told)
+    programs = 1 + len(others)
+    members = traces.grid.num_members // len(axis.values)
+    cost = _cost(traces, static, axis, programs, devices)
+    return choose([layout] if layout else ["exact", shared], axis, members, cost)
+
+
+def _can_share(traces: Traces, group: Group, axis: Axis, *, ragged: bool) -> bool:
+    """Return whether a run is written for depths that share a program."""
+    try:
+        return traces.of(group, ragged=ragged).uses(axis.name)
+    except Exception:  # an error of the run itself is raised when its exact programs are traced
+        return False
+
+
+def _cost(
+    traces: Traces, static: Mapping[str, Any], axis: Axis, programs: int, devices: Sequence[Any]
+) -> Cost:
+    """Estimate what a member and a program cost, from the shallowest and the deepest network."""
+    group = Group(static, {axis.name: axis.values})
+    machine = costs(devices[0])
+    seconds = traces.by_depth(group, lambda jaxpr: work(jaxpr) * machine.seconds_per_work)
+    layer = (seconds(1) - seconds(0)) / len(devices)
+    deep = traces.of(Group(static, {axis.name: (max(axis.values),)}))
+    compiling = sum(num_equations(part.jaxpr) for part in deep.parts) * machine.seconds_per_equation
+    return Cost(
+        constant=seconds(0) / len(devices),
+        layer=layer,
+        program=programs * compiling,
+        at_once=os.cpu_count() or 1,
+    )
+
+
+def _static_values(grid: Grid) -> list[dict[str, Any]]:
+    static = [axis for axis in grid.numbered_axes if axis.kind == "static"]
+    names = [axis.name for axis in static]
+    return [
+        dict(zip(names, values, strict=True))
+        for values in itertools.product(*(axis.values for axis in static))
+    ]
+
+
+def _groups(grid: Grid, stretches: Mapping[str, Sequence[Sequence[int]]]) -> list[Group]:
+    """Return a group for each combination of static values and stretches of depths."""
+    return [
+        Group(static, {n: tuple(s) for n, s in zip(stretches, chosen, strict=True)})
+        for static in _static_values(grid)
+        for chosen in itertools.product(*stretches.values())
+    ]
+
+
+def _program(
+    traces: Traces, group: Group, traced: Trace, tile_size: int | None, mesh: Mesh
+) -> Program:
+    """Return the program of a group; its deepest members enter first."""
+    grid = traces.grid
+    numbers = grid.numbers({**{n: (v,) for n, v in group.static.items()}, **group.depths})
+    alone = {name: depths[0] for name, depths in group.depths.items() if len(depths) == 1}
+    numbers = numbers[np.argsort(-grid.depth(numbers), kind="stable")]
+    tile = choose_tile(traced, len(numbers), mesh.devices, tile_size)
+    flops = traces.by_depth(group, matrix_flops)(grid.depth(numbers))
+    return Program(traced, {**group.static, **alone}, numbers, tile, flops)
+
+
+def _check_options(num_seeds: int, tile_size: int | None, layout: str | None) -> None:
     for name, value in [
         ("num_seeds", num_seeds),
         ("tile_size", 1 if tile_size is None else tile_size),
@@ -97,4 +200,3 @@ def _checked_options(num_seeds: int, tile_size: int | None, layout: str | None) 
             raise ValueError(f"{name}: expected an int of at least 1, got {value!r}")
     if layout is not None and layout not in LAYOUTS:
         raise ValueError(f"layout: expected one of {', '.join(LAYOUTS)}, got {layout!r}")
-    return layout or "exact"

@@ -1,4 +1,4 @@
-"""A plan: which programs, which members in each, in tiles of what size; and its words."""
+"""A plan: which programs, which members in each, how many at once; and its words."""
 
 import math
 import os
@@ -11,20 +11,25 @@ import numpy as np
 
 from jaxnn.sweep.devices import hangs_on_several
 from jaxnn.sweep.grid import Grid
-from jaxnn.sweep.jaxprs import matrix_flops
 from jaxnn.sweep.outputs import Outputs
-from jaxnn.sweep.trace import Trace, dtype_of
+from jaxnn.sweep.trace import Trace
+
+
+class Tile(NamedTuple):
+    """How many members a device holds in one call, and how many of these train side by side."""
+
+    slots: int
+    lanes: int
 
 
 class Program(NamedTuple):
-    """One compiled program and the members it serves: those numbered start to stop."""
+    """One compiled program and the members it serves."""
 
     trace: Trace
     fixed: Mapping[str, Any]  # values of the axes that are not batched in it
-    start: int
-    stop: int
-    lanes: int  # members that a device trains at once
-    tile: int  # members in one call, over all devices: lanes x rounds x devices
+    numbers: np.ndarray  # [member] in the order in which they enter
+    tile: Tile
+    flops: np.ndarray  # [member] of the matrix products of its own layers
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class Plan:
 
     grid: Grid
     layout: str
+    reason: str  # why this layout
     programs: tuple[Program, ...]
     outputs: Outputs
     mesh: jax.sharding.Mesh
@@ -40,15 +46,19 @@ class Plan:
     def points(self, program: Program, numbers: np.ndarray) -> dict[str, np.ndarray]:
         """Return what a program takes of its members: `{batched axis or "seed": [member]}`."""
         values = self.grid.values(numbers)
-        batched = [axis for axis in self.grid.axes if axis.name not in program.fixed]
-        points = {axis.name: values[axis.name].astype(dtype_of(axis)) for axis in batched}
-        return {**points, "seed": values["seed"].astype(np.int32)}
+        return {name: values[name].astype(dtype) for name, dtype in program.trace.point.items()}
+
+    @property
+    def chunk(self) -> int:
+        """Members in a file of a store: those of a tile."""
+        program = self.programs[0]
+        return min(program.tile.slots * self.mesh.devices.size, len(program.numbers))
 
     def explain(self) -> str:
         """Return the plan in words: programs, members, tiles, padded work, flops, bytes.
 
-        Flops are those of the matrix products; padding is what the lanes that repeat a member to
-        fill a tile, and the masked layers, add to the members' own work.
+        Flops are those of the matrix products. Padding is what members spend on layers that they
+        do not have, and lanes that repeat a member to fill a tile.
         """
         return "\n".join(_words(self))
 
@@ -60,24 +70,24 @@ def _words(plan: Plan) -> list[str]:
         f"{plan.grid.num_members} members in {len(plan.programs)} programs, depth layout "
         f"{plan.layout!r}, on {devices.size} device{'s' * (devices.size > 1)} ({kind})"
     ]
+    lines += [f"layout {plan.layout!r}: {plan.reason}"] if plan.reason else []
     useful = spent = 0.0
-    tiles = 0
+    calls = 0
     for program in plan.programs:
-        count = program.stop - program.start
-        calls = -(-count // program.tile)
-        flops = matrix_flops(program.trace.jaxpr)
-        tiles, spent = tiles + calls, spent + flops * calls * program.tile
-        useful += flops * count * _active_share(plan, program)
-        words = ", ".join(f"{name}={value}" for name, value in program.fixed.items())
+        members, tile = len(program.numbers), program.tile
+        calls += math.ceil(members / (tile.slots * devices.size))
+        useful, spent = useful + program.flops.sum(), spent + _spent(plan.layout, program)
+        words = ", ".join(f"{name}={value}" for name, value in _told(plan, program).items())
+        flops = f"{program.flops.max() / 1e9:.3g} GFLOP"
         lines.append(
-            f"  {words or 'all members'}: {count} members, {calls} tiles of {program.tile} "
-            f"({program.lanes} at once on a device), up to {flops / 1e9:.3g} GFLOP a member"
+            f"  {words or 'all members'}: {members} members, {tile.slots * devices.size} in a "
+            f"tile, {tile.lanes} at once on a device, up to {flops} a member"
         )
     variables = plan.outputs.variables
     size = sum(math.prod(each.shape) * each.dtype.itemsize for each in variables.values())
     padding = (spent - useful) / max(spent, 1.0)
     lines.append(
-        f"{tiles} tiles, up to {spent / 1e9:.4g} GFLOP, {padding:.0%} of it padding; "
+        f"{calls} tiles, up to {spent / 1e9:.4g} GFLOP, {padding:.0%} of it padding; "
         f"{size * plan.grid.num_members / 1e6:.3g} MB of results"
     )
     if devices.size == 1 and devices.flat[0].platform == "cpu":
@@ -85,15 +95,28 @@ def _words(plan: Plan) -> list[str]:
     return lines
 
 
+def _spent(layout: str, program: Program) -> float:
+    """Return the flops of a program with its padding: lanes that train side by side cost alike."""
+    short = -len(program.flops) % program.tile.lanes
+    rounds = np.pad(program.flops, (0, short), mode="edge").reshape(-1, program.tile.lanes)
+    dearest = rounds.max(axis=1) if layout != "masked" else program.flops.max()
+    return float(np.broadcast_to(dearest, len(rounds)).sum() * program.tile.lanes)
+
+
+def _told(plan: Plan, program: Program) -> dict[str, Any]:
+    """Return what tells a program's members from the others': fixed values, ranges of depths."""
+    values = plan.grid.values(program.numbers)
+    ranges = {
+        axis.name: f"{values[axis.name].min()}..{values[axis.name].max()}"
+        for axis in plan.grid.axes
+        if axis.kind == "depth" and axis.name not in program.fixed
+    }
+    return {**program.fixed, **ranges}
+
+
 def _why_one_device(plan: Plan) -> list[str]:
     if jax.local_device_count() == 1 and (os.cpu_count() or 1) > 1:
         return ["one CPU device: import jaxnn before JAX starts, and every core is one"]
-    if any(hangs_on_several(program.trace.jaxpr) for program in plan.programs):
+    if any(hangs_on_several(p.jaxpr) for each in plan.programs for p in each.trace.parts):
         return ["one device: the run calls LAPACK, which can hang on several before jax 0.12"]
     return []
-
-
-def _active_share(plan: Plan, program: Program) -> float:
-    """Return the mean share of a masked program's layers that its members have."""
-    depths = [a.values for a in plan.grid.axes if a.kind == "depth" and a.name not in program.fixed]
-    return math.prod(float(np.mean(values)) / max(values) for values in depths)

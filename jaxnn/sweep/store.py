@@ -1,8 +1,8 @@
-"""Where a sweep's results go: arrays of all members, in memory or in a zarr store that survives.
+"""Where a sweep's results survive: a zarr store that holds finished members.
 
 A store holds each variable as `[member, ...]`, the members' coordinates, and `done [member]`,
-written after a tile's data. Files appear whole or not at all, so a kill at any moment loses only
-the tiles that were running, and partial results open.
+written after the data. A file holds a chunk of consecutive members and appears whole or not at all,
+so a kill at any moment loses only members that were training, and partial results open.
 """
 
 import os
@@ -14,48 +14,44 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from jaxnn.sweep.description import Description
-from jaxnn.sweep.grid import Grid
-from jaxnn.sweep.outputs import Outputs, Variable
+from jaxnn.sweep.outputs import Variable
+from jaxnn.sweep.results import Results
 
 ATTRIBUTE = "jaxnn"  # holds the store's description
 DONE = "done"  # the array of finished members
 
 
-class Results(NamedTuple):
-    """Arrays of all members, by variable; zarr arrays or numpy's, written alike."""
+class Store(NamedTuple):
+    """A store's arrays, opened."""
 
-    arrays: dict[str, Any]  # [member, ...]
-    done: Any  # [member] bool
+    arrays: dict[str, Any]  # zarr arrays [member, ...], by variable
+    done: Any  # zarr array [member] bool
+    chunk: int  # members in a file
 
-    def write(self, numbers: np.ndarray, values: dict[str, np.ndarray]) -> None:
-        """Write the variables of consecutive members, then mark these members done."""
-        members = slice(int(numbers[0]), int(numbers[-1]) + 1)
-        for name, array in self.arrays.items():
-            found = values[name][: len(numbers)]
-            widths = [(0, most - size) for most, size in zip(array.shape, found.shape, strict=True)]
-            widths[0] = (0, 0)
-            if any(after for _, after in widths):
-                found = np.pad(found.astype(array.dtype), widths, constant_values=np.nan)
-            array[members] = found
-        self.done[members] = True
+    def read(self) -> Results:
+        """Return what it holds."""
+        arrays = {name: np.asarray(array[:]) for name, array in self.arrays.items()}
+        return Results(arrays, np.asarray(self.done[:]))
 
-
-def in_memory(grid: Grid, outputs: Outputs) -> Results:
-    """Return empty results as numpy arrays."""
-    members = grid.num_members
-    arrays = {n: np.zeros((members, *v.shape), v.dtype) for n, v in outputs.variables.items()}
-    return Results(arrays, np.zeros(members, bool))
+    def write(self, results: Results, numbers: np.ndarray) -> None:
+        """Write the files of these members that are complete, then mark their members done."""
+        for chunk in np.unique(numbers // self.chunk):
+            members = slice(chunk * self.chunk, (chunk + 1) * self.chunk)
+            if results.done[members].all():
+                for name, array in self.arrays.items():
+                    array[members] = results.arrays[name][members]
+                self.done[members] = True
 
 
 def open_store(
-    path: str | os.PathLike[str], description: Description, *, tile: int, resume: bool
-) -> Results:
+    path: str | os.PathLike[str], description: Description, *, chunk: int, resume: bool
+) -> Store:
     """Open a store to resume it, or create it.
 
     Args:
         path: a directory, made if it does not exist.
         description: the sweep's.
-        tile: members in one write.
+        chunk: members in a file, if the store is created.
         resume: go on with what is there; False starts afresh.
 
     Raises:
@@ -70,20 +66,20 @@ def open_store(
         known = read_description(path)
         if resume:
             _check_same(path, known, description)
-            return _open_results(path, known, mode="r+")
+            return _open_arrays(path, known, mode="r+")
         shutil.rmtree(path)
-    _create(path, description, tile)
-    return _open_results(path, description, mode="r+")
+    _create(path, description, chunk)
+    return _open_arrays(path, description, mode="r+")
 
 
-def read_store(path: str | os.PathLike[str]) -> tuple[Description, Results]:
+def read_store(path: str | os.PathLike[str]) -> tuple[Description, Store]:
     """Open a store, finished or not, to read it.
 
     Raises:
         ValueError: the path holds no store of a sweep.
     """
     description = read_description(path)
-    return description, _open_results(Path(path), description, mode="r")
+    return description, _open_arrays(Path(path), description, mode="r")
 
 
 def read_description(path: str | os.PathLike[str]) -> Description:
@@ -104,14 +100,16 @@ def read_description(path: str | os.PathLike[str]) -> Description:
         ) from error
 
 
-def _open_results(path: Path, description: Description, mode: Literal["r", "r+"]) -> Results:
+def _open_arrays(path: Path, description: Description, mode: Literal["r", "r+"]) -> Store:
     import zarr
 
     group = zarr.open_group(path, mode=mode, use_consolidated=False)
-    return Results({name: group[name] for name in description.outputs.variables}, group[DONE])
+    arrays = {name: group[name] for name in description.outputs.variables}
+    done: Any = group[DONE]
+    return Store(arrays, done, done.chunks[0])
 
 
-def _create(path: Path, description: Description, tile: int) -> None:
+def _create(path: Path, description: Description, chunk: int) -> None:
     """Allocate the arrays beside the path, then move the whole store there at once."""
     import zarr
 
@@ -124,7 +122,7 @@ def _create(path: Path, description: Description, tile: int) -> None:
         return group.create_array(
             name,
             shape=(members, *variable.shape),
-            chunks=(min(tile, members), *(max(size, 1) for size in variable.shape)),
+            chunks=(min(chunk, members), *(max(size, 1) for size in variable.shape)),
             dtype=variable.dtype,
             fill_value=np.nan if variable.dtype.kind == "f" else 0,
             dimension_names=("member", *variable.dims),

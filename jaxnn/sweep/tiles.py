@@ -1,70 +1,43 @@
-"""Compiling a program for a tile of members, and running tiles of it on every device."""
+"""Sizes of tiles: how many members train side by side, from what they hold in memory."""
 
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+import math
+from pathlib import Path
 
-import jax
 import numpy as np
-from jax import Array
-from jax.core import eval_jaxpr
-from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxnn.sweep.devices import MEMBER
-from jaxnn.sweep.jaxprs import array_digest
-from jaxnn.sweep.plans import Plan, Program
+from jaxnn.sweep.jaxprs import largest_bytes
+from jaxnn.sweep.plans import Tile
 from jaxnn.sweep.trace import Trace
 
-EVERYWHERE, SPLIT = PartitionSpec(), PartitionSpec(MEMBER)
-CPU_OPTIONS = {"xla_backend_optimization_level": 2}  # compiles twice as fast as 3, runs as fast
+MAX_ROUNDS = 8  # that a device works off in one call: a call is what a kill can lose
+MOST_LANES = 256
 
 
-def tile_function(traced: Trace, mesh: jax.sharding.Mesh, lanes: int) -> Any:
-    """Return the jitted function of a tile: `(constants, root, points [member]) -> outputs`.
+def choose_tile(traced: Trace, members: int, devices: np.ndarray, lanes: int | None) -> Tile:
+    """Return slots for each device, filled as evenly as can be, and the lanes of a round.
 
-    Each device works off its share of the members, `lanes` at a time; no device waits for another.
+    On a CPU as many members train side by side as fit the cache that a core has for itself: fewer
+    waste vector width and calls, more stream through memory.
     """
-
-    def device(constants: Sequence[Array], root: Array, points: dict[str, Array]) -> list[Array]:
-        def member(point: dict[str, Array]) -> list[Array]:
-            return eval_jaxpr(traced.jaxpr, constants, *jax.tree.leaves((root, point)))
-
-        return jax.lax.map(member, points, batch_size=lanes)
-
-    specs = (EVERYWHERE, EVERYWHERE, SPLIT)
-    sharded = jax.shard_map(device, mesh=mesh, in_specs=specs, out_specs=SPLIT, check_vma=False)
-    return jax.jit(sharded)
+    if lanes is None:
+        lanes = _cpu_lanes(traced) if devices.flat[0].platform == "cpu" else MOST_LANES
+    share = math.ceil(members / devices.size)
+    lanes = min(lanes, share)
+    rounds = math.ceil(share / lanes)
+    calls = math.ceil(rounds / MAX_ROUNDS)
+    return Tile(lanes * math.ceil(rounds / calls), lanes)
 
 
-def start_compiling(
-    plan: Plan, programs: Sequence[Program], pool: ThreadPoolExecutor
-) -> dict[Future[Any], Program]:
-    """Lower the programs and compile them in the pool's threads, side by side."""
-    on_cpu = plan.mesh.devices.flat[0].platform == "cpu"
-    options = CPU_OPTIONS if on_cpu else None
-    futures = {}
-    for program in programs:
-        numbers = np.full(program.tile, program.start)
-        shapes = [jax.ShapeDtypeStruct(c.shape, c.dtype) for c in program.trace.constants]
-        arguments = (tuple(shapes), jax.random.key(0), plan.points(program, numbers))
-        lowered = tile_function(program.trace, plan.mesh, program.lanes).lower(*arguments)
-        futures[pool.submit(lowered.compile, options)] = program
-    return futures
+def _cpu_lanes(traced: Trace) -> int:
+    size = max(largest_bytes(part.jaxpr) for part in traced.parts)
+    fitting = core_cache_bytes() / max(size, 1)
+    return 2 ** round(math.log2(min(max(fitting, 2), MOST_LANES)))
 
 
-class Constants:
-    """The arrays that runs close over, such as data, put on every device once."""
-
-    def __init__(self, mesh: jax.sharding.Mesh):
-        self._everywhere = NamedSharding(mesh, EVERYWHERE)
-        self._placed: dict[str, Array] = {}
-
-    def place(self, constants: Sequence[Array]) -> tuple[Array, ...]:
-        """Return the constants on every device; equal arrays share one copy."""
-        return tuple(self._place(constant) for constant in constants)
-
-    def _place(self, constant: Array) -> Array:
-        digest = array_digest(constant)
-        if digest not in self._placed:
-            self._placed[digest] = jax.device_put(constant, self._everywhere)
-        return self._placed[digest]
+def core_cache_bytes() -> int:
+    """Return the size of a core's own (second level) cache, 1 MiB where it is not told."""
+    try:
+        text = Path("/sys/devices/system/cpu/cpu0/cache/index2/size").read_text().strip()
+        return int(text.removesuffix("K")) * 1024
+    except (OSError, ValueError):
+        return 2**20

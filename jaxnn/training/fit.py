@@ -1,4 +1,4 @@
-"""Training as one pure function: an outer scan that records, an inner loop that steps.
+"""Training as pure functions: in chunks of steps between records, or as one run to its end.
 
 Records stand at steps 0, k, 2k, ..., num_steps, so initialisation is always measured. A member
 whose loss or parameters stop being finite freezes at its last finite parameters and says when.
@@ -16,12 +16,13 @@ from jax import Array
 from jaxnn.data import Sampling, in_use, next_batch
 from jaxnn.probes import Probe, flow, mean_loss, measure
 from jaxnn.training.checks import check_counts, check_data, check_probes, check_sampling
-from jaxnn.types import Batch, Coordinate, Dataset, Labelled, Loss, Model, Variables
+from jaxnn.types import Batch, Coordinate, Dataset, Labelled, Loss, Model, Training, Variables
 
 
 class State(NamedTuple):
     """What the next step needs, and nothing that only a reader wants."""
 
+    step: Array  # [] number of the next step
     variables: Variables
     optimizer: Any
     diverged_at: Array  # [] first step that was not finite; NaN while all were
@@ -68,6 +69,44 @@ def fit(
     Raises:
         ValueError, TypeError: an argument does not fit; nothing has been compiled then.
     """
+    return _run_to_end(
+        training(
+            model,
+            loss,
+            optimizer,
+            data,
+            key=key,
+            num_steps=num_steps,
+            record_every=record_every,
+            probes=probes,
+            validation_probes=validation_probes,
+            batch_size=batch_size,
+            sampling=sampling,
+            probe_size=probe_size,
+        )
+    )
+
+
+def training(
+    model: Model,
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    data: Dataset,
+    *,
+    key: Array,
+    num_steps: int,
+    record_every: int,
+    probes: Sequence[Probe],
+    validation_probes: Sequence[Probe] = (),
+    batch_size: int = 64,
+    sampling: Sampling = "replacement",
+    probe_size: int = 256,
+) -> Training:
+    """Build the training that `fit` runs to its end, for a sweep to drive in chunks of steps.
+
+    The arguments and errors are those of `fit`. A member is finished once it has diverged: a sweep
+    then gives its place to one that waits, and its records repeat the last one, as in `fit`.
+    """
     check_counts(num_steps, record_every, batch_size, probe_size)
     check_probes(probes, validation_probes, data)
     check_sampling(sampling)
@@ -75,33 +114,59 @@ def fit(
     data = jax.tree.map(jnp.asarray, data)
     init_key, data_key, train_key = jax.random.split(key, 3)
 
-    def step(number: Array, state: State) -> State:
-        batch = next_batch(data, data_key, number, batch_size=batch_size, sampling=sampling)
-        number_key = jax.random.fold_in(train_key, number)
-        return _step(model, loss, optimizer, state, batch, number, number_key)
+    def init() -> State:
+        variables = model.init(init_key, data.train.x[:1])
+        never = jnp.full((), jnp.nan, jnp.result_type(float))
+        return State(jnp.int32(0), variables, optimizer.init(variables["params"]), never)
 
-    def advance(state: State, start: Array) -> State:
-        def body(state: State, offset: Array) -> tuple[State, None]:
-            return step(start + offset, state), None
+    def step(state: State) -> State:
+        batch = next_batch(data, data_key, state.step, batch_size=batch_size, sampling=sampling)
+        return _step(
+            model, loss, optimizer, state, batch, jax.random.fold_in(train_key, state.step)
+        )
 
-        return jax.lax.scan(body, state, jnp.arange(record_every, dtype=jnp.int32))[0]
+    def advance(state: State) -> State:
+        return jax.lax.scan(lambda state, _: (step(state), None), state, length=record_every)[0]
 
-    def record(state: State, start: Array) -> tuple[State, dict[str, Labelled | Coordinate]]:
+    def records(state: State) -> dict[str, Labelled | Coordinate]:
         seen = _prefix(data.train, probe_size, data.num_train)
-        records = _measure(model, loss, optimizer, state, seen, probes)
+        found = _measure(model, loss, optimizer, state, seen, probes)
         if validation_probes:
             unseen = _prefix(data.validation, probe_size)
-            found = _measure(model, loss, optimizer, state, unseen, validation_probes)
-            records |= {_validation_name(name): value for name, value in found.items()}
-        state = jax.lax.cond(start < num_steps, advance, lambda state, _: state, state, start)
-        return state, records
+            more = _measure(model, loss, optimizer, state, unseen, validation_probes)
+            found |= {_validation_name(name): value for name, value in more.items()}
+        return found
 
-    variables = model.init(init_key, data.train.x[:1])
-    never = jnp.full((), jnp.nan, jnp.result_type(float))
-    state = State(variables, optimizer.init(variables["params"]), never)
-    starts = range(0, num_steps + 1, record_every)
-    state, records = jax.lax.scan(record, state, jnp.asarray(starts, jnp.int32))
-    return _labelled(records, tuple(starts), state.diverged_at)
+    def outcome(state: State) -> dict[str, Labelled]:
+        long_name = "first step that was not finite"
+        return {"diverged_at": Labelled(state.diverged_at, (), "step", long_name)}
+
+    def finished(state: State) -> Array:
+        return ~jnp.isnan(state.diverged_at)
+
+    steps = tuple(range(0, num_steps + 1, record_every))
+    return Training(init, advance, records, outcome, finished, steps)
+
+
+def _run_to_end(training: Training) -> dict[str, Labelled | Coordinate]:
+    """Run a training through all of its records, and give these their step axis."""
+
+    def chunk(state: Any, step: Array) -> tuple[Any, dict[str, Labelled | Coordinate]]:
+        state = jax.lax.cond(step > 0, training.advance, lambda state: state, state)
+        return state, training.records(state)
+
+    steps = jnp.asarray(training.steps, jnp.int32)
+    state, records = jax.lax.scan(chunk, training.init(), steps)
+    return {
+        **{name: _with_steps(each) for name, each in records.items()},
+        **training.outcome(state),
+        "step": Coordinate(training.steps, "step", "training step"),
+    }
+
+
+def _with_steps(record: Labelled | Coordinate) -> Labelled | Coordinate:
+    is_array = isinstance(record, Labelled)
+    return replace(record, dims=("step", *record.dims)) if is_array else record
 
 
 def _step(
@@ -110,7 +175,6 @@ def _step(
     optimizer: optax.GradientTransformation,
     state: State,
     batch: Batch,
-    number: Array,
     key: Array,
 ) -> State:
     """Take one optimiser step, unless it would leave the finite numbers."""
@@ -131,9 +195,9 @@ def _step(
         new,
         (state.variables, state.optimizer),
     )
-    this = number.astype(state.diverged_at.dtype)
+    this = state.step.astype(state.diverged_at.dtype)
     diverged_at = jnp.where(alive & ~finite, this, state.diverged_at)
-    return State(variables, optimizer_state, diverged_at)
+    return State(state.step + 1, variables, optimizer_state, diverged_at)
 
 
 def _all_finite(tree: Any) -> Array:
@@ -161,16 +225,3 @@ def _prefix(batch: Batch, size: int, num_used: int | Array | None = None) -> Bat
     """Return the first examples; those past the ones in use get weight 0."""
     part = jax.tree.map(lambda leaf: leaf[:size], batch)
     return part if num_used is None else in_use(part, num_used)
-
-
-def _labelled(
-    records: dict[str, Labelled | Coordinate], steps: tuple[int, ...], diverged_at: Array
-) -> dict[str, Labelled | Coordinate]:
-    """Give the stacked records their step axis, and add its coordinate and `diverged_at`."""
-    stacked = {
-        name: replace(each, dims=("step", *each.dims)) if isinstance(each, Labelled) else each
-        for name, each in records.items()
-    }
-    stacked["diverged_at"] = Labelled(diverged_at, (), "step", "first step that was not finite")
-    stacked["step"] = Coordinate(steps, "step", "training step")
-    return stacked

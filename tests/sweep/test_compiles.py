@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxnn as jn
-from jaxnn.sweep.tiles import tile_function
+from jaxnn.sweep.compiling import lower
 
 
 def counted(calls):
@@ -84,20 +84,17 @@ def test_plan_compiles_nothing(compiled, digits):
     assert compiled == []
 
 
-def test_tile_program_holds_no_collective_and_no_data(digits):
+def test_program_holds_no_collective_and_no_data(digits):
     chosen = jn.plan(
         descent(digits), depth=jn.depths([1, 2]), rate=[0.1], num_seeds=4, layout="masked"
     )
     assert chosen.mesh.devices.size == len(jax.devices())
     program = chosen.programs[0]
-    points = chosen.points(program, np.arange(program.tile) % 8)
-    function = tile_function(program.trace, chosen.mesh, program.lanes)
-    lowered = function.lower(program.trace.constants, jax.random.key(0), points)
-    text = lowered.compile().as_text()
+    text = lower(chosen, program).compile().as_text()
     collective = r"\b(all-reduce|all-gather|all-to-all|reduce-scatter|collective-\w+)"
     assert re.findall(collective, text) == []
     # the images are an argument: as text in the program they would be copied for each program
     images = ",".join(map(str, digits.train.x.shape))
     assert re.findall(rf"f32\[{images}\]\S* constant\(", text) == []
     assert re.findall(rf"f32\[{images}\]\S* parameter\(", text)
-    assert [jnp.shape(each) for each in program.trace.constants] == [digits.train.x.shape]
+    assert [jnp.shape(each) for each in program.trace.observe.constants] == [digits.train.x.shape]

@@ -122,6 +122,7 @@ def lone(digits):
         pytest.param(
             "relu_momentum", "masked", [1, 3], 3, 2, id="momentum-masked-tile3-all_devices"
         ),
+        pytest.param("tanh_sgd", "ragged", [1, 3], 3, 2, id="sgd-ragged-tile3-all_devices"),
         pytest.param("tanh_adam", "exact", [1], 4, 2, id="adam-exact-one_tile-all_devices"),
         pytest.param("tanh_adam", "masked", [1, 3], 1, 1, id="adam-masked-tile1-one_device"),
     ],
