@@ -20,7 +20,7 @@ from jaxnn.nets import (
     uniform,
     zeros,
 )
-from jaxnn.sweep import Plan, depths, load, plan, sweep, traced, use_every_core
+from jaxnn.sweep import Plan, depths, halving, load, plan, sweep, traced, use_every_core
 from jaxnn.training import cross_entropy, fit, optimizer, squared_error, training
 from jaxnn.types import (
     Activation,
@@ -54,6 +54,7 @@ __all__ = [
     "fit",
     "gaussian",
     "glorot",
+    "halving",
     "he",
     "initialiser",
     "leaky_relu",

@@ -3,8 +3,19 @@
 from jaxnn.sweep.axes import depths, traced
 from jaxnn.sweep.dataset import load
 from jaxnn.sweep.devices import use_every_core
+from jaxnn.sweep.halving import Halving, halving
 from jaxnn.sweep.loop import sweep
 from jaxnn.sweep.planning import plan
 from jaxnn.sweep.plans import Plan
 
-__all__ = ["Plan", "depths", "load", "plan", "sweep", "traced", "use_every_core"]
+__all__ = [
+    "Halving",
+    "Plan",
+    "depths",
+    "halving",
+    "load",
+    "plan",
+    "sweep",
+    "traced",
+    "use_every_core",
+]

@@ -49,10 +49,9 @@ class Crew:
         ]
         self.enter()
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether any member is in it."""
-        return bool((self._members != FREE).any())
+    def is_ready(self, pause: float) -> bool:
+        """Return whether a member is in it that has not come to the record `pause`."""
+        return bool(self._ready(pause).any())
 
     def enter(self) -> None:
         """Let members that wait enter free slots: a round's worth to each device in turn."""
@@ -62,10 +61,10 @@ class Crew:
             self._members[device[place], slot[place]] = self._waiting.popleft()
             self._places[device[place], slot[place]] = OUTSIDE
 
-    def call(self, root: Any) -> None:
-        """Start a round for every member."""
-        ready = self._members != FREE
-        numbers = np.where(ready, self._members, self.program.numbers[0])
+    def call(self, root: Any, pause: float) -> None:
+        """Start a round for every member that has not come to the record `pause`."""
+        ready = self._ready(pause)
+        numbers = np.where(self._members == FREE, self.program.numbers[0], self._members)
         points = self._plan.points(self.program, numbers.ravel())
         depth = self._plan.grid.depth(numbers)
         schedule = make_schedule(self.program, ready, self._places == OUTSIDE, depth)
@@ -86,6 +85,9 @@ class Crew:
     def leave(self, numbers: np.ndarray) -> None:
         """Free the slots of members."""
         self._members[np.isin(self._members, numbers)] = FREE
+
+    def _ready(self, pause: float) -> np.ndarray:
+        return (self._members != FREE) & (self._places < pause)
 
 
 def make_schedule(

@@ -5,17 +5,20 @@ in threads and start as soon as they are ready. While one call runs, the last on
 fetched and kept, so that devices do not wait.
 """
 
+import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from jaxnn.sweep.compiling import Constants, start_compiling
 from jaxnn.sweep.crews import Crew
+from jaxnn.sweep.halving import STOPPED_AT, Halving
 from jaxnn.sweep.plans import Plan, Program
 from jaxnn.sweep.results import Results
 from jaxnn.sweep.store import Store
@@ -49,26 +52,13 @@ def run_members(
         root: the root key.
         advance: called with the number of members just finished.
     """
-    begin = time.perf_counter()
-    told = Driven()
-    constants = Constants(plan.mesh)
-    ready: deque[Crew] = deque()
-    flying: deque[Crew] = deque()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        compiling = _start(plan, results, pool)
-        while compiling or ready or flying:
-            for crews in _compiled(compiling, plan, constants, block=not (ready or flying)):
-                told = told._replace(compile_seconds=time.perf_counter() - begin)
-                ready.extend(crews)
-            if ready and len(flying) < IN_FLIGHT:
-                flying.append(ready.popleft())
-                flying[-1].call(root)
-            elif flying:
-                crew = flying.popleft()
-                told = _note(crew, results, store, told, advance)
-                if crew.is_ready:
-                    ready.appendleft(crew)
-    return told
+        running = _Running(plan, results, store, root, advance, _start(plan, results, pool))
+        for rung, step in enumerate(plan.stop.steps if plan.stop else ()):
+            running.run_to(plan.outputs.coordinates["step"].values.index(step))
+            running.stop_worst(plan.stop, rung)
+        running.run_to(math.inf)
+    return running.told
 
 
 def _start(plan: Plan, results: Results, pool: ThreadPoolExecutor) -> Compiling:
@@ -81,39 +71,84 @@ def _start(plan: Plan, results: Results, pool: ThreadPoolExecutor) -> Compiling:
     return compiling
 
 
-def _compiled(
-    compiling: Compiling, plan: Plan, constants: Constants, *, block: bool
-) -> Iterator[list[Crew]]:
-    """Yield crews for each program that has been compiled since; if told so, wait for one."""
-    if not compiling:
-        return
-    for future in wait(compiling, None if block else 0.0, FIRST_COMPLETED).done:
-        program, waiting = compiling.pop(future)
-        placed = tuple(constants.place(part.constants) for part in program.trace.parts)
-        crews = []
-        while waiting and len(crews) < IN_FLIGHT:
-            crews.append(Crew(plan, program, future.result(), placed, waiting))
-        yield crews
+class _Running:
+    """A sweep that runs: its crews, the programs that still compile, and what it took so far."""
 
+    def __init__(
+        self,
+        plan: Plan,
+        results: Results,
+        store: Store | None,
+        root: jax.Array,
+        advance: Callable[[int], None],
+        compiling: Compiling,
+    ):
+        self.told = Driven()
+        self._plan, self._results, self._store, self._root = plan, results, store, root
+        self._advance, self._compiling = advance, compiling
+        self._begin = time.perf_counter()
+        self._constants = Constants(plan.mesh)
+        self._crews: list[Crew] = []
 
-def _note(
-    crew: Crew,
-    results: Results,
-    store: Store | None,
-    told: Driven,
-    advance: Callable[[int], None],
-) -> Driven:
-    """Fetch what a crew's call showed, keep it, and let members leave and enter."""
-    seen = crew.absorb()
-    last = crew.program.trace.num_chunks
-    ended = seen.finished | (seen.places >= last)
-    results.add(seen, ended)
-    if store is not None:
-        store.write(results, seen.numbers[ended])
-    crew.leave(seen.numbers[ended])
-    crew.enter()
-    advance(int(ended.sum()))
-    return told._replace(
-        chunks_run=told.chunks_run + int((seen.places > 0).sum()),
-        chunks_saved=told.chunks_saved + int((last - seen.places[ended]).sum()),
-    )
+    def run_to(self, pause: float) -> None:
+        """Run every member to its record `pause`, or to its end."""
+        ready = deque(crew for crew in self._crews if crew.is_ready(pause))
+        flying: deque[Crew] = deque()
+        while self._compiling or ready or flying:
+            ready.extend(self._newly_compiled(block=not (ready or flying)))
+            if ready and len(flying) < IN_FLIGHT:
+                flying.append(ready.popleft())
+                flying[-1].call(self._root, pause)
+            elif flying:
+                crew = flying.popleft()
+                self._note(crew)
+                if crew.is_ready(pause):
+                    ready.appendleft(crew)
+
+    def stop_worst(self, rule: Halving, rung: int) -> None:
+        """Let the members that the rule stops at a rung leave."""
+        place = self._plan.outputs.coordinates["step"].values.index(rule.steps[rung])
+        stopped = np.flatnonzero(rule.stopped(self._results.arrays[rule.metric][:, place], rung))
+        numbers = stopped[~self._results.done[stopped]]
+        self._results.arrays[STOPPED_AT][numbers] = rule.steps[rung]
+        self._results.done[numbers] = True
+        for crew in self._crews:
+            chunks = crew.program.trace.num_chunks - place
+            self._leave(crew, numbers[np.isin(numbers, crew.program.numbers)], chunks)
+
+    def _newly_compiled(self, *, block: bool) -> list[Crew]:
+        """Return crews for the programs compiled since; if told so, wait for one."""
+        if not self._compiling:
+            return []
+        made = []
+        for future in wait(self._compiling, None if block else 0.0, FIRST_COMPLETED).done:
+            program, waiting = self._compiling.pop(future)
+            seconds = time.perf_counter() - self._begin
+            self.told = self.told._replace(compile_seconds=seconds)
+            placed = tuple(self._constants.place(part.constants) for part in program.trace.parts)
+            compiled = future.result()
+            for _ in range(IN_FLIGHT):
+                if waiting:
+                    made.append(Crew(self._plan, program, compiled, placed, waiting))
+        self._crews += made
+        return made
+
+    def _note(self, crew: Crew) -> None:
+        """Fetch what a crew's call showed, keep it, and let members leave and enter."""
+        seen = crew.absorb()
+        last = crew.program.trace.num_chunks
+        ended = seen.finished | (seen.places >= last)
+        self._results.add(seen, ended)
+        run = self.told.chunks_run + int((seen.places > 0).sum())
+        self.told = self.told._replace(chunks_run=run)
+        self._leave(crew, seen.numbers[ended], last - seen.places[ended])
+        crew.enter()
+
+    def _leave(self, crew: Crew, numbers: np.ndarray, chunks_left: np.ndarray | int) -> None:
+        """Take members that are done out of a crew, and keep what they found."""
+        crew.leave(numbers)
+        if self._store is not None:
+            self._store.write(self._results, numbers)
+        self._advance(len(numbers))
+        saved = self.told.chunks_saved + int(np.sum(np.broadcast_to(chunks_left, numbers.shape)))
+        self.told = self.told._replace(chunks_saved=saved)

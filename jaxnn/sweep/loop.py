@@ -11,6 +11,7 @@ import jax
 from jaxnn.sweep.dataset import to_dataset
 from jaxnn.sweep.description import Description
 from jaxnn.sweep.driver import run_members
+from jaxnn.sweep.halving import Halving
 from jaxnn.sweep.planning import plan, shallowest_traces
 from jaxnn.sweep.plans import Plan
 from jaxnn.sweep.progress import progress
@@ -34,20 +35,26 @@ def sweep(
     layout: str | None = None,
     seed: int = 0,
     devices: Sequence[Any] | None = None,
+    stop: Halving | None = None,
     **axes: Any,
 ) -> "xr.Dataset":
     """Run a pure function on every point of a grid, in a few compiled programs on every device.
 
     Args:
-        run: `(key, **arguments) -> dictionary of arrays`, a pure function of one member.
+        run: a pure function of one member, `(key, **arguments) -> dictionary of arrays`; or
+            `-> Training`, which is driven in chunks, so that members that finish early leave
+            their place to others.
         num_seeds: members at each grid point; seed s has the key `fold_in(jax.random.key(seed),
             s)` at every point, so points are compared on common random numbers.
         store: directory to keep finished tiles in; None keeps them in memory.
         resume: go on with the store's finished tiles; False starts afresh.
         tile_size: members that a device trains at once; chosen for the machine unless given.
-        layout: 'exact' (one program a depth) or 'masked' (one for all); the plan's choice if None.
+        layout: of depths: 'exact' (a program for each), 'masked' or 'ragged' (depths share
+            programs); the cheapest by the plan's estimate if None.
         seed: root of all random keys.
         devices: local devices to use; all unless given.
+        stop: a rule by which members stop early, `jn.halving(...)`; for runs that return a
+            `jn.training`.
         **axes: the grid. Floats are batched in one program; ints, strings, bools and None get a
             program a value, unless wrapped in `jn.traced`; `jn.depths` marks depths.
 
@@ -67,9 +74,8 @@ def sweep(
         [1.0, 4.0, 9.0]
     """
     begin = time.perf_counter()
-    chosen = plan(
-        run, num_seeds=num_seeds, tile_size=tile_size, layout=layout, devices=devices, **axes
-    )
+    options = {"tile_size": tile_size, "layout": layout, "devices": devices, "stop": stop}
+    chosen = plan(run, num_seeds=num_seeds, **options, **axes)
     words = chosen.explain()
     logger.info("%s", words)
     origin = {**provenance(run, chosen.mesh.devices), "plan": words, "root_seed": seed}
@@ -92,4 +98,5 @@ def _identity(run: Callable[..., Any], chosen: Plan, seed: int) -> dict[str, Any
     on them.
     """
     digests = [each.digest() for each in shallowest_traces(run, chosen.grid)]
-    return {**chosen.grid.to_json(), "seed": seed, "computation": digests}
+    told = {**chosen.grid.to_json(), "seed": seed, "computation": digests}
+    return told if chosen.stop is None else {**told, "stop": list(chosen.stop)}

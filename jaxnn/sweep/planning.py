@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from jaxnn.sweep.axes import Axis, parse_axes
 from jaxnn.sweep.devices import chosen_devices, mesh_for
 from jaxnn.sweep.grid import Grid
+from jaxnn.sweep.halving import Halving, with_stops
 from jaxnn.sweep.jaxprs import matrix_flops, num_equations, work
 from jaxnn.sweep.layouts import LAYOUTS, Choice, Cost, choose
 from jaxnn.sweep.machine import costs
@@ -28,6 +29,7 @@ def plan(
     tile_size: int | None = None,
     layout: str | None = None,
     devices: Sequence[Any] | None = None,
+    stop: Halving | None = None,
     **axes: Any,
 ) -> Plan:
     """Plan a sweep: choose the layout of depths, trace the programs, size the tiles.
@@ -58,11 +60,13 @@ def plan(
     traced = [traces.of(group, ragged=chosen.layout == "ragged") for group in groups]
     mesh = mesh_for(devices, [part.jaxpr for each in traced for part in each.parts])
     programs = [
-        _program(traces, group, each, tile_size, mesh)
+        _program(traces, group, each, tile_size, mesh, all_at_once=stop is not None)
         for group, each in zip(groups, traced, strict=True)
     ]
     outputs = merge_outputs([each.outputs for each in traced], grid)
-    return Plan(grid, chosen.layout, chosen.reason, tuple(programs), outputs, mesh)
+    if stop is not None:
+        outputs = with_stops(outputs, stop)
+    return Plan(grid, chosen.layout, chosen.reason, tuple(programs), outputs, mesh, stop)
 
 
 class Group(NamedTuple):
@@ -179,14 +183,20 @@ def _groups(grid: Grid, stretches: Mapping[str, Sequence[Sequence[int]]]) -> lis
 
 
 def _program(
-    traces: Traces, group: Group, traced: Trace, tile_size: int | None, mesh: Mesh
+    traces: Traces,
+    group: Group,
+    traced: Trace,
+    tile_size: int | None,
+    mesh: Mesh,
+    *,
+    all_at_once: bool,
 ) -> Program:
     """Return the program of a group; its deepest members enter first."""
     grid = traces.grid
     numbers = grid.numbers({**{n: (v,) for n, v in group.static.items()}, **group.depths})
     alone = {name: depths[0] for name, depths in group.depths.items() if len(depths) == 1}
     numbers = numbers[np.argsort(-grid.depth(numbers), kind="stable")]
-    tile = choose_tile(traced, len(numbers), mesh.devices, tile_size)
+    tile = choose_tile(traced, len(numbers), mesh.devices, tile_size, all_at_once=all_at_once)
     flops = traces.by_depth(group, matrix_flops)(grid.depth(numbers))
     return Program(traced, {**group.static, **alone}, numbers, tile, flops)
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxnn.sweep.devices import hangs_on_several
 from jaxnn.sweep.grid import Grid
+from jaxnn.sweep.halving import Halving
 from jaxnn.sweep.outputs import Outputs
 from jaxnn.sweep.trace import Trace
 
@@ -42,6 +43,7 @@ class Plan:
     programs: tuple[Program, ...]
     outputs: Outputs
     mesh: jax.sharding.Mesh
+    stop: Halving | None = None
 
     def points(self, program: Program, numbers: np.ndarray) -> dict[str, np.ndarray]:
         """Return what a program takes of its members: `{batched axis or "seed": [member]}`."""

@@ -30,7 +30,7 @@ class Results(NamedTuple):
                 array[number, place + 1 :] = array[number, place]
         for name, values in seen.outcome.items():
             inner = tuple(slice(size) for size in values.shape[1:])
-            self.arrays[name][(seen.numbers[ended], *inner)] = values[ended]
+            self.arrays[name][(seen.numbers, *inner)] = values
         self.done[seen.numbers[ended]] = True
 
 

@@ -13,7 +13,14 @@ MAX_ROUNDS = 8  # that a device works off in one call: a call is what a kill can
 MOST_LANES = 256
 
 
-def choose_tile(traced: Trace, members: int, devices: np.ndarray, lanes: int | None) -> Tile:
+def choose_tile(
+    traced: Trace,
+    members: int,
+    devices: np.ndarray,
+    lanes: int | None,
+    *,
+    all_at_once: bool = False,
+) -> Tile:
     """Return slots for each device, filled as evenly as can be, and the lanes of a round.
 
     On a CPU as many members train side by side as fit the cache that a core has for itself: fewer
@@ -24,7 +31,7 @@ def choose_tile(traced: Trace, members: int, devices: np.ndarray, lanes: int | N
     share = math.ceil(members / devices.size)
     lanes = min(lanes, share)
     rounds = math.ceil(share / lanes)
-    calls = math.ceil(rounds / MAX_ROUNDS)
+    calls = 1 if all_at_once else math.ceil(rounds / MAX_ROUNDS)
     return Tile(lanes * math.ceil(rounds / calls), lanes)
 
 

@@ -131,6 +131,7 @@ def trace(
 def _traced(called: Callable[..., Any], root: Any, point: Any) -> Trace:
     """Trace what a run returns: arrays in one part, a training in three."""
     steps: list[tuple[int, ...]] = []
+    impls: list[Any] = []  # of the random keys in the state, None for its plain arrays
 
     def observe_all(root: Array, point: Point) -> Observed:
         found = called(root, point)
@@ -140,7 +141,10 @@ def _traced(called: Callable[..., Any], root: Any, point: Any) -> Trace:
         return Observed({}, _checked(found), jnp.bool_(True))
 
     def init(root: Array, point: Point) -> Any:
-        return _without_keys(called(root, point).init())
+        state = called(root, point).init()
+        leaves = jax.tree.leaves(state)
+        impls[:] = [jax.random.key_impl(x) if _is_key(x) else None for x in leaves]
+        return _without_keys(state)
 
     def advance(root: Array, point: Point, state: Any) -> Any:
         return _without_keys(called(root, point).advance(keyed(state)))
@@ -156,10 +160,12 @@ def _traced(called: Callable[..., Any], root: Any, point: Any) -> Trace:
     if not steps:
         nothing, _ = _part(lambda root, point: [], root, point)
         return Trace(dtypes, nothing, nothing, observed, (), shapes, ())
-    state = jax.eval_shape(lambda root, point: called(root, point).init(), root, point)
 
     def keyed(raw: Any) -> Any:
-        return jax.tree.map(_as_key, state, raw)
+        leaves, tree = jax.tree.flatten(raw)
+        pairs = zip(leaves, impls, strict=True)
+        wrap = jax.random.wrap_key_data
+        return jax.tree.unflatten(tree, [wrap(x, impl=i) if i else x for x, i in pairs])
 
     started, raw = _part(init, root, point)
     advanced, same = _part(advance, root, point, raw)
@@ -206,12 +212,6 @@ def _check_state(before: Any, after: Any) -> None:
 def _without_keys(state: Any) -> Any:
     """Return a state with plain arrays for its random keys."""
     return jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else jnp.asarray(x), state)
-
-
-def _as_key(shape: Any, raw: Array) -> Array:
-    if not _is_key(shape):
-        return raw
-    return jax.random.wrap_key_data(raw, impl=jax.random.key_impl(shape))
 
 
 def _is_key(value: Any) -> bool:

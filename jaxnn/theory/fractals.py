@@ -23,10 +23,26 @@ def boundary_cells(labels: np.ndarray) -> np.ndarray:
         >>> boundary_cells(np.array([[True, True, False], [True, True, False]])).tolist()
         [[False, True]]
     """
-    labels = np.asarray(labels, bool)
-    rows, columns = (slice(None, -1), slice(1, None)), (slice(None, -1), slice(1, None))
-    corners = [labels[..., row, column] for row in rows for column in columns]
+    corners = _corners(np.asarray(labels, bool))
     return np.any(corners, axis=0) & ~np.all(corners, axis=0)
+
+
+def boundary_points(labels: np.ndarray) -> np.ndarray:
+    """Find the points of a grid that are corners of a boundary cell.
+
+    Args:
+        labels: `[..., n + 1, m + 1]` bool, the region of each point.
+
+    Returns:
+        `[..., n + 1, m + 1]` bool, True at the boundary.
+
+    Example:
+        >>> boundary_points(np.array([[True, True, False], [True, True, False]])).tolist()
+        [[False, True, True], [False, True, True]]
+    """
+    cells = boundary_cells(labels)
+    around = np.pad(cells, [(0, 0)] * (cells.ndim - 2) + [(1, 1), (1, 1)])
+    return np.any(_corners(around), axis=0)
 
 
 def box_counts(cells: np.ndarray, num_sizes: int) -> np.ndarray:
@@ -88,3 +104,9 @@ def box_dimension(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     residual = logs - logs.mean(-1, keepdims=True) - slope[..., None] * centred
     freedom = counts.shape[-1] - 2
     return slope, np.sqrt((residual**2).sum(-1) / freedom / (centred @ centred))
+
+
+def _corners(values: np.ndarray) -> list[np.ndarray]:
+    """Return the four values around each cell, `[..., n, m]` each."""
+    ends = (slice(None, -1), slice(1, None))
+    return [values[..., row, column] for row in ends for column in ends]

@@ -170,15 +170,15 @@ def test_nothing_is_relative_to_a_refused_baseline(told):
 
 def test_members_that_amplify_rounding_are_not_compared(told):
     exact = np.array([1.0, 2.0, 3.0, 4.0])
-    rounded = np.stack([exact, [1.0, 2.0, 3.0, 4.1], exact])
-    found = told({"jaxnn": replies([1.0, 2.0, 3.0, 9.0])}, inputs=locals())
+    inputs = {"exact": exact, "rounded": np.stack([exact, [1.0, 2.0, 3.0, 4.1], exact])}
+    found = told({"jaxnn": replies([1.0, 2.0, 3.0, 9.0])}, inputs=inputs)
     assert found.num_compared == 3
     assert found.outcomes["jaxnn"].figures is not None
 
 
 def test_a_problem_that_rounding_decides_is_refused(told):
     exact = np.array([1.0, 2.0, 3.0, 4.0])
-    inputs = {"exact": exact, "rounded": np.stack([exact + [0.0, 1.0, 1.0, 1.0]])}
+    inputs = {"exact": exact, "rounded": np.array([[1.0, 3.0, 4.0, 5.0]])}
     with pytest.raises(ValueError, match="rounding decides the results of 3 of 4"):
         told({"jaxnn": replies(exact)}, inputs=inputs)
 

@@ -11,6 +11,7 @@ import xarray as xr
 import zarr
 
 import jaxnn as jn
+from jaxnn.sweep.driver import Driven
 
 LOOP = importlib.import_module("jaxnn.sweep.loop")
 
@@ -315,7 +316,7 @@ def test_store_whose_second_program_was_another_is_refused(monkeypatch, tmp_path
 def assert_refused(monkeypatch, tmp_path, made, axes):
     """A store made with 1 is refused by the same sweep with 2; nothing is run to find out."""
     with monkeypatch.context() as patch:
-        patch.setattr(LOOP, "run_members", lambda *args: 0.0)
+        patch.setattr(LOOP, "run_members", lambda *args: Driven())
         jn.sweep(made(1.0), scale=[1.0], **axes, store=tmp_path / "store")
         with pytest.raises(ValueError, match="another sweep"):
             jn.sweep(made(2.0), scale=[1.0], **axes, store=tmp_path / "store")
@@ -360,7 +361,7 @@ def test_store_that_is_a_file_is_refused_and_kept(tmp_path, resume):
 
 def test_foreign_directory_beside_the_store_is_kept(monkeypatch, tmp_path):
     some_text(tmp_path / "store.partial")
-    monkeypatch.setattr(LOOP, "run_members", lambda *args: 0.0)
+    monkeypatch.setattr(LOOP, "run_members", lambda *args: Driven())
     before = contents(tmp_path)
     jn.sweep(square, scale=[1.0], store=tmp_path / "store")
     assert before.items() <= contents(tmp_path).items()

@@ -57,17 +57,19 @@ def test_tile_holds_whole_rounds_and_no_idle_one(lanes, devices):
 @pytest.mark.parametrize(
     ("layout", "spent", "padding"),
     [
-        # 36 flops a product, 15 members of each program in tiles of 16 lanes, for each of 2 names
+        # 36 flops a product, 15 members of each program in 16 lanes, for each of 2 names
         pytest.param("exact", 2 * 16 * 36 * (10 + 40), 1 / 16, id="exact"),
-        # one program of 30 members in tiles of 32, all as deep as 40; 10 and 40 are used
-        pytest.param("masked", 2 * 32 * 36 * 40, 1 - 15 * 50 / (32 * 40), id="masked"),
+        # one program of 30 members, all as deep as 40; 10 and 40 are used
+        pytest.param("masked", 2 * 30 * 36 * 40, 1 - 50 / (2 * 40), id="masked"),
+        # 14 of 15 members in lanes as deep as their own; the odd ones of 40 and of 10 share 40
+        pytest.param("ragged", 2 * 36 * (16 * 40 + 14 * 10), 1 - 750 / 780, id="ragged"),
     ],
 )
 def test_explain_counts_the_work(layout, spent, padding):
     chosen = planned(layout, tile_size=2, devices=jax.devices()[:2])
     words = chosen.explain()
     assert f"60 members in {len(chosen.programs)} programs, depth layout {layout!r}" in words
-    assert "15 members" in words if layout == "exact" else "30 members" in words
+    assert ("15 members" if layout == "exact" else "30 members") in words
     flops, share = re.search(r"([\d.e+-]+) GFLOP, (\d+)% of it padding", words).groups()
     assert float(flops) == pytest.approx(spent / 1e9, rel=1e-3)  # printed with four digits
     assert int(share) == round(100 * padding)
