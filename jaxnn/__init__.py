@@ -20,7 +20,19 @@ from jaxnn.nets import (
     uniform,
     zeros,
 )
-from jaxnn.sweep import Plan, depths, halving, load, plan, sweep, traced, use_every_core
+from jaxnn.sweep import (
+    Plan,
+    RayExecutor,
+    SlurmExecutor,
+    depths,
+    halving,
+    load,
+    plan,
+    spawn_pool,
+    sweep,
+    traced,
+    use_every_core,
+)
 from jaxnn.training import cross_entropy, fit, optimizer, squared_error, training
 from jaxnn.types import (
     Activation,
@@ -43,6 +55,8 @@ __all__ = [
     "Labelled",
     "Model",
     "Plan",
+    "RayExecutor",
+    "SlurmExecutor",
     "Taps",
     "Training",
     "activation",
@@ -65,6 +79,7 @@ __all__ = [
     "orthogonal",
     "plan",
     "probes",
+    "spawn_pool",
     "squared_error",
     "sweep",
     "theory",

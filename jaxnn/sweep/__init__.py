@@ -3,6 +3,7 @@
 from jaxnn.sweep.axes import depths, traced
 from jaxnn.sweep.dataset import load
 from jaxnn.sweep.devices import use_every_core
+from jaxnn.sweep.executors import RayExecutor, SlurmExecutor, spawn_pool
 from jaxnn.sweep.halving import Halving, halving
 from jaxnn.sweep.loop import sweep
 from jaxnn.sweep.planning import plan
@@ -11,10 +12,13 @@ from jaxnn.sweep.plans import Plan
 __all__ = [
     "Halving",
     "Plan",
+    "RayExecutor",
+    "SlurmExecutor",
     "depths",
     "halving",
     "load",
     "plan",
+    "spawn_pool",
     "sweep",
     "traced",
     "use_every_core",

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 OPTIONS = frozenset(
-    {"num_seeds", "store", "resume", "tile_size", "layout", "seed", "devices", "stop"}
+    {"num_seeds", "store", "resume", "tile_size", "layout", "seed", "devices", "stop", "executor"}
 )  # what sweep takes beside axes
 
 Kind = Literal["static", "depth", "traced"]

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from jaxnn.sweep.description import Description
-from jaxnn.sweep.outputs import Variable
+from jaxnn.sweep.outputs import Outputs, Variable
 from jaxnn.sweep.results import Results
 
 ATTRIBUTE = "jaxnn"  # holds the store's description
@@ -66,10 +66,10 @@ def open_store(
         known = read_description(path)
         if resume:
             _check_same(path, known, description)
-            return _open_arrays(path, known, mode="r+")
+            return open_arrays(path, known.outputs, mode="r+")
         shutil.rmtree(path)
     _create(path, description, chunk)
-    return _open_arrays(path, description, mode="r+")
+    return open_arrays(path, description.outputs, mode="r+")
 
 
 def read_store(path: str | os.PathLike[str]) -> tuple[Description, Store]:
@@ -79,7 +79,7 @@ def read_store(path: str | os.PathLike[str]) -> tuple[Description, Store]:
         ValueError: the path holds no store of a sweep.
     """
     description = read_description(path)
-    return description, _open_arrays(Path(path), description, mode="r")
+    return description, open_arrays(path, description.outputs, mode="r")
 
 
 def read_description(path: str | os.PathLike[str]) -> Description:
@@ -100,13 +100,15 @@ def read_description(path: str | os.PathLike[str]) -> Description:
         ) from error
 
 
-def _open_arrays(path: Path, description: Description, mode: Literal["r", "r+"]) -> Store:
+def open_arrays(
+    path: str | os.PathLike[str], outputs: Outputs, *, mode: Literal["r", "r+"] = "r+"
+) -> Store:
+    """Open the arrays of a store that is known to hold these outputs."""
     import zarr
 
-    group = zarr.open_group(path, mode=mode, use_consolidated=False)
-    arrays = {name: group[name] for name in description.outputs.variables}
+    group = zarr.open_group(Path(path), mode=mode, use_consolidated=False)
     done: Any = group[DONE]
-    return Store(arrays, done, done.chunks[0])
+    return Store({name: group[name] for name in outputs.variables}, done, done.chunks[0])
 
 
 def _create(path: Path, description: Description, chunk: int) -> None:

@@ -2,9 +2,9 @@
 
 For two regions of a plane told apart at the points of a square grid. Not for clouds of points. A
 grid of `n + 1` by `n + 1` points has `n` by `n` cells, and a cell belongs to the boundary where its
-four corners disagree. Boxes of `s` by `s` cells share their edges, so a line across the map is met
-by exactly `n / s` boxes of each size: straight boundaries have dimension 1 without a bias. Numpy
-suffices, as maps are looked at after they have been made.
+four corners disagree. Boxes of `s` by `s` cells share their edges, so a line along the grid meets
+exactly `n / s` boxes of each size, and its dimension is 1 without a bias. What is finer than a cell
+is missed, which lowers a dimension. Numpy suffices, as maps are looked at once they are made.
 """
 
 import numpy as np
@@ -62,15 +62,17 @@ def box_counts(cells: np.ndarray, num_sizes: int) -> np.ndarray:
         >>> box_counts(np.eye(8, dtype=bool), 3).tolist()
         [8, 4, 2]
     """
-    cells, side = np.asarray(cells, bool), 2 ** (num_sizes - 1)
-    if num_sizes < 1 or cells.shape[-1] % side or cells.shape[-2] % side:
+    cells, largest = np.asarray(cells, bool), 2 ** (num_sizes - 1)
+    if num_sizes < 1 or any(side % largest for side in cells.shape[-2:]):
         raise ValueError(
-            f"num_sizes: expected boxes of up to {side} cells to tile the map of {cells.shape[-2:]}"
+            f"num_sizes: expected at least 1, and boxes that tile {cells.shape[-2:]} cells; "
+            f"got {num_sizes}, the largest boxes {largest} cells wide"
         )
     counts = [cells.sum((-2, -1))]
     for _ in range(num_sizes - 1):
         *batch, rows, columns = cells.shape
-        cells = cells.reshape(*batch, rows // 2, 2, columns // 2, 2).any((-3, -1))
+        fours = cells.reshape(*batch, rows // 2, 2, columns // 2, 2)
+        cells = np.any(fours, axis=(-3, -1))
         counts.append(cells.sum((-2, -1)))
     return np.stack(counts, axis=-1)
 
@@ -88,8 +90,8 @@ def box_dimension(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         `(dimension, standard error)`, each `[...]`; NaN where a map has no boundary.
 
-    Source: Falconer, 2003, Fractal Geometry, section 3.1; Grassberger et al., 1983, for boundaries
-        between basins.
+    Source: Falconer, 2003, Fractal Geometry, section 3.1; McDonald et al., 1985, Fractal basin
+        boundaries, for boundaries between regions.
 
     Example:
         >>> dimension, error = box_dimension(np.array([27, 9, 3]))  # Sierpinski: log2(3)
