@@ -18,14 +18,14 @@ from jaxnn.sweep.rounds import EVERYWHERE, Schedule, num_rounds, rounds_function
 CPU_OPTIONS = {"xla_backend_optimization_level": 2}  # compiles twice as fast as 3, runs as fast
 MOST_KEPT = 64  # compiled programs that a process keeps for its next sweep
 
-_kept: dict[str, Any] = {}
+_kept: "dict[str, Compiled]" = {}
 
 
 class Compiled(NamedTuple):
     """An executable of `rounds_function`."""
 
     call: Any
-    seconds: float  # that compiling took; 0 if it was at hand
+    seconds: float  # that compiling took
 
 
 def start_compiling(plan: Plan, program: Program, pool: ThreadPoolExecutor) -> "Future[Compiled]":
@@ -33,7 +33,7 @@ def start_compiling(plan: Plan, program: Program, pool: ThreadPoolExecutor) -> "
     name = program_name(program, plan.mesh)
     if name in _kept:
         known: Future[Compiled] = Future()
-        known.set_result(Compiled(_kept[name], 0.0))
+        known.set_result(_kept[name])
         return known
     lowered = lower(plan, program)
     on_cpu = plan.mesh.devices.flat[0].platform == "cpu"
@@ -43,8 +43,8 @@ def start_compiling(plan: Plan, program: Program, pool: ThreadPoolExecutor) -> "
         call = lowered.compile(CPU_OPTIONS if on_cpu else None)
         if len(_kept) >= MOST_KEPT:
             _kept.pop(next(iter(_kept)), None)
-        _kept[name] = call
-        return Compiled(call, time.perf_counter() - begin)
+        _kept[name] = Compiled(call, time.perf_counter() - begin)
+        return _kept[name]
 
     return pool.submit(compiled)
 

@@ -4,6 +4,7 @@ Continuous batching: after each call, members that are at their end or finished 
 slots, and members that wait enter. No member's numbers depend on who trains beside it.
 """
 
+import time
 from collections import deque
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from jax.sharding import NamedSharding
 
 from jaxnn.sweep.plans import Plan, Program
 from jaxnn.sweep.rounds import SPLIT, Schedule, num_rounds
+from jaxnn.sweep.tuning import Size, Tuning
 from jaxnn.types import Coordinate
 
 FREE = -1  # instead of a member's number in a free slot
@@ -27,17 +29,18 @@ class Seen(NamedTuple):
     records: dict[str, np.ndarray]  # [member, ...] one record of each
     outcome: dict[str, np.ndarray]  # [member, ...] as if they ended here
     finished: np.ndarray  # [member] bool, every later record would be the same
+    size: Size  # what ran
+    called_at: float  # seconds on the clock
 
 
 class Crew:
     """Slots of a compiled program on every device, the members in them and their states."""
 
     def __init__(
-        self, plan: Plan, program: Program, compiled: Any, constants: Any, waiting: "deque[int]"
+        self, plan: Plan, program: Program, tuning: Tuning, constants: Any, waiting: "deque[int]"
     ):
-        self.program = program
-        self._plan, self._compiled, self._constants = plan, compiled, constants
-        self._waiting = waiting
+        self.program, self.tuning = program, tuning
+        self._plan, self._constants, self._waiting = plan, constants, waiting
         shape = plan.mesh.devices.size, program.tile.slots
         self._members = np.full(shape, FREE)
         self._places = np.full(shape, OUTSIDE)
@@ -48,6 +51,13 @@ class Crew:
             for leaf in program.trace.state
         ]
         self.enter()
+
+    @property
+    def rounds_left(self) -> int:
+        """Rounds that members in it and members that wait will take at most."""
+        rounds = self.program.trace.num_chunks + 1
+        inside = rounds - 1 - self._places[self._members != FREE]
+        return int(inside.sum()) + rounds * len(self._waiting)
 
     def is_ready(self, pause: float) -> bool:
         """Return whether a member is in it that has not come to the record `pause`."""
@@ -67,20 +77,21 @@ class Crew:
         numbers = np.where(self._members == FREE, self.program.numbers[0], self._members)
         points = self._plan.points(self.program, numbers.ravel())
         depth = self._plan.grid.depth(numbers)
-        schedule = make_schedule(self.program, ready, self._places == OUTSIDE, depth)
+        size = self.tuning.size()
+        schedule = make_schedule(size.program, ready, self._places == OUTSIDE, depth)
         arguments = (self._constants, root, points, self._state, schedule)
-        self._state, observed = self._compiled.call(*arguments)
-        self._called = ready, observed
+        self._state, observed = size.compiled.call(*arguments)
+        self._called = size, time.perf_counter(), ready, observed
 
     def absorb(self) -> Seen:
         """Wait for the call and return the records that its members have made."""
-        ready, observed = self._called
+        size, called_at, ready, observed = self._called
         leaves = [leaf[ready.ravel()] for leaf in jax.device_get(observed)]
         tree = jax.tree.structure(self.program.trace.observed)
         records, outcome, finished = jax.tree.unflatten(tree, leaves)
         self._places[ready] += 1
         numbers, places = self._members[ready], self._places[ready]
-        return Seen(numbers, places, _arrays(records), _arrays(outcome), finished)
+        return Seen(numbers, places, _arrays(records), _arrays(outcome), finished, size, called_at)
 
     def leave(self, numbers: np.ndarray) -> None:
         """Free the slots of members."""

@@ -17,11 +17,12 @@ import jax
 import numpy as np
 
 from jaxnn.sweep.compiling import Constants, start_compiling
-from jaxnn.sweep.crews import Crew
+from jaxnn.sweep.crews import Crew, Seen
 from jaxnn.sweep.halving import STOPPED_AT, Halving
 from jaxnn.sweep.plans import Plan, Program
 from jaxnn.sweep.results import Results
 from jaxnn.sweep.store import Store
+from jaxnn.sweep.tuning import Tuning
 
 IN_FLIGHT = 2  # calls handed to the devices: one runs, one waits
 
@@ -53,7 +54,7 @@ def run_members(
         advance: called with the number of members just finished.
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        running = _Running(plan, results, store, root, advance, _start(plan, results, pool))
+        running = _Running(plan, results, store, root, advance, pool)
         for rung, step in enumerate(plan.stop.steps if plan.stop else ()):
             running.run_to(plan.outputs.coordinates["step"].values.index(step))
             running.stop_worst(plan.stop, rung)
@@ -81,12 +82,13 @@ class _Running:
         store: Store | None,
         root: jax.Array,
         advance: Callable[[int], None],
-        compiling: Compiling,
+        pool: ThreadPoolExecutor,
     ):
         self.told = Driven()
         self._plan, self._results, self._store, self._root = plan, results, store, root
-        self._advance, self._compiling = advance, compiling
-        self._begin = time.perf_counter()
+        self._advance, self._pool = advance, pool
+        self._compiling = _start(plan, results, pool)
+        self._begin = self._last_seen = time.perf_counter()
         self._constants = Constants(plan.mesh)
         self._crews: list[Crew] = []
 
@@ -126,16 +128,17 @@ class _Running:
             seconds = time.perf_counter() - self._begin
             self.told = self.told._replace(compile_seconds=seconds)
             placed = tuple(self._constants.place(part.constants) for part in program.trace.parts)
-            compiled = future.result()
+            tuning = Tuning(self._plan, program, future.result(), self._pool)
             for _ in range(IN_FLIGHT):
                 if waiting:
-                    made.append(Crew(self._plan, program, compiled, placed, waiting))
+                    made.append(Crew(self._plan, program, tuning, placed, waiting))
         self._crews += made
         return made
 
     def _note(self, crew: Crew) -> None:
         """Fetch what a crew's call showed, keep it, and let members leave and enter."""
         seen = crew.absorb()
+        self._time(crew, seen)
         last = crew.program.trace.num_chunks
         ended = seen.finished | (seen.places >= last)
         self._results.add(seen, ended)
@@ -143,6 +146,14 @@ class _Running:
         self.told = self.told._replace(chunks_run=run)
         self._leave(crew, seen.numbers[ended], last - seen.places[ended])
         crew.enter()
+
+    def _time(self, crew: Crew, seen: Seen) -> None:
+        """Time a call, if nothing compiled beside it and all of its members did the same."""
+        now = time.perf_counter()
+        begin, self._last_seen = max(self._last_seen, seen.called_at), now
+        alike = crew.program.trace.num_chunks == 0 or (seen.places > 0).all()
+        if alike and not self._compiling and not crew.tuning.is_compiling:
+            crew.tuning.time(seen.size, (now - begin) / len(seen.numbers), crew.rounds_left)
 
     def _leave(self, crew: Crew, numbers: np.ndarray, chunks_left: np.ndarray | int) -> None:
         """Take members that are done out of a crew, and keep what they found."""

@@ -66,7 +66,8 @@ def plan(
     outputs = merge_outputs([each.outputs for each in traced], grid)
     if stop is not None:
         outputs = with_stops(outputs, stop)
-    return Plan(grid, chosen.layout, chosen.reason, tuple(programs), outputs, mesh, stop)
+    tunes = tile_size is None
+    return Plan(grid, chosen.layout, chosen.reason, tuple(programs), outputs, mesh, stop, tunes)
 
 
 class Group(NamedTuple):

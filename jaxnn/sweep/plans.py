@@ -44,6 +44,7 @@ class Plan:
     outputs: Outputs
     mesh: jax.sharding.Mesh
     stop: Halving | None = None
+    tunes: bool = True  # whether lanes may be tried out and changed while it runs
 
     def points(self, program: Program, numbers: np.ndarray) -> dict[str, np.ndarray]:
         """Return what a program takes of its members: `{batched axis or "seed": [member]}`."""

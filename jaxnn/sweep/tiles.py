@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxnn.sweep.jaxprs import largest_bytes
+from jaxnn.sweep.jaxprs import largest_bytes, program_digest
+from jaxnn.sweep.machine import recall
 from jaxnn.sweep.plans import Tile
 from jaxnn.sweep.trace import Trace
 
@@ -27,7 +28,7 @@ def choose_tile(
     waste vector width and calls, more stream through memory.
     """
     if lanes is None:
-        lanes = _cpu_lanes(traced) if devices.flat[0].platform == "cpu" else MOST_LANES
+        lanes = recall("lanes", tuning_name(traced, devices)) or _first_lanes(traced, devices)
     share = math.ceil(members / devices.size)
     lanes = min(lanes, share)
     rounds = math.ceil(share / lanes)
@@ -35,7 +36,15 @@ def choose_tile(
     return Tile(lanes * math.ceil(rounds / calls), lanes)
 
 
-def _cpu_lanes(traced: Trace) -> int:
+def tuning_name(traced: Trace, devices: np.ndarray) -> str:
+    """Return the name under which the best lanes of a program are remembered."""
+    kinds = [f"{device.platform} {device.device_kind}" for device in devices.flat]
+    return f"{kinds} {[program_digest(part.jaxpr) for part in traced.parts]}"
+
+
+def _first_lanes(traced: Trace, devices: np.ndarray) -> int:
+    if devices.flat[0].platform != "cpu":
+        return MOST_LANES
     size = max(largest_bytes(part.jaxpr) for part in traced.parts)
     fitting = core_cache_bytes() / max(size, 1)
     return 2 ** round(math.log2(min(max(fitting, 2), MOST_LANES)))
