@@ -45,7 +45,7 @@ def _loop(step: Step, first: Any, layers: Any, num_present: Array) -> tuple[Any,
     Of each layer's pullback, arrays that are its inputs or its output are not saved again.
     """
     shapes = jax.eval_shape(lambda: (first, _at(layers, 0)))
-    extra, tree, places = _pullback_parts(step, *shapes)
+    extra, tree, places = pullback_parts(step, *shapes)
 
     def forward(first: Any, layers: Any, num_present: Array) -> tuple[Any, Any]:
         def body(number: Array, state: Any) -> Any:
@@ -86,7 +86,7 @@ def _loop(step: Step, first: Any, layers: Any, num_present: Array) -> tuple[Any,
     return applied(first, layers, num_present)
 
 
-def _pullback_parts(step: Step, carry: Any, layer: Any) -> tuple[list[Any], Any, list[int | None]]:
+def pullback_parts(step: Step, carry: Any, layer: Any) -> tuple[list[Any], Any, list[int | None]]:
     """Return what a pullback of the step is made of.
 
     Returns:

@@ -24,8 +24,8 @@ def choose_tile(
 ) -> Tile:
     """Return slots for each device, filled as evenly as can be, and the lanes of a round.
 
-    On a CPU as many members train side by side as fit the cache that a core has for itself: fewer
-    waste vector width and calls, more stream through memory.
+    On a CPU as many members train side by side as fit half the cache that a core has for itself:
+    fewer waste vector width and calls, more stream through memory.
     """
     if lanes is None:
         lanes = recall("lanes", tuning_name(traced, devices)) or _first_lanes(traced, devices)
@@ -46,8 +46,8 @@ def _first_lanes(traced: Trace, devices: np.ndarray) -> int:
     if devices.flat[0].platform != "cpu":
         return MOST_LANES
     size = max(largest_bytes(part.jaxpr) for part in traced.parts)
-    fitting = core_cache_bytes() / max(size, 1)
-    return 2 ** round(math.log2(min(max(fitting, 2), MOST_LANES)))
+    fitting = core_cache_bytes() / 2 / max(size, 1)
+    return 2 ** round(math.log2(min(max(fitting, 1), MOST_LANES)))
 
 
 def core_cache_bytes() -> int:
