@@ -106,8 +106,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"bench.py: {mistake}", file=sys.stderr)
         return 2
     start = bench_report.machine()
-    works = {part: work(part, options) for part in dict.fromkeys(options.parts)}
-    results = {part: solve(part, each, options.rounds) for part, each in works.items()}
+    works: dict[Part, Work] = {part: work(part, options) for part in dict.fromkeys(options.parts)}
+    results: dict[Part, list[Measurement]] = {
+        part: solve(part, each, options.rounds) for part, each in works.items()
+    }
     save(works, results, options, start)
     missing = [part for part, each in works.items() if len(results[part]) < len(each.problems)]
     return 1 if missing or not all(map(is_well, itertools.chain(*results.values()))) else 0
@@ -148,7 +150,7 @@ def save(
     from jaxnn.report import figures
 
     folder = options.out.resolve() / "bench"
-    found = {part: each for part, each in results.items() if each}
+    found: dict[Part, list[Measurement]] = {p: each for p, each in results.items() if each}
     tables = [bench_report.table(part, works[part].title, each) for part, each in found.items()]
     console = Console() if sys.stdout.isatty() else Console(width=200)
     for each in tables:

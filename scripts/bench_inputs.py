@@ -24,6 +24,7 @@ from bench_problems import CLASSES, INPUTS, DepthSweep, RateSweep, load_problem
 import jaxnn as jn
 
 Inputs = dict[str, np.ndarray]
+LANES = 8  # members at once: enough for a GPU, few enough for a CPU's cache
 NUDGES = (1.0, 1.0 + 2.0**-22, 1.0 - 2.0**-22)  # factors of the initial weights
 
 
@@ -53,7 +54,7 @@ def depth_sweep_inputs(problem: DepthSweep) -> Inputs:
 
 def final_losses(problem: DepthSweep, inputs: Inputs, factors: Sequence[float]) -> np.ndarray:
     """Return final losses `[factor, member]`, by plain JAX in the inputs' precision."""
-    train = jax.jit(partial(jax.lax.map, Task(problem, inputs).train))
+    train = jax.jit(partial(jax.lax.map, Task(problem, inputs).train, batch_size=LANES))
     stacks = [initial_params(inputs, depth) for depth in problem.depths]
     return np.stack([np.concatenate([train(scaled(s, f)) for s in stacks]) for f in factors])
 
@@ -86,7 +87,7 @@ def convergence_measures(
     @jax.jit
     def measures(weights: Weights) -> jax.Array:
         member = partial(train, problem, weights, x=arrays["x"], y=arrays["y"])
-        return jax.lax.map(member, rates)
+        return jax.lax.map(member, rates, batch_size=LANES)
 
     return np.stack([measures(scaled(weights, factor)) for factor in factors])
 

