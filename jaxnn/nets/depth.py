@@ -48,7 +48,7 @@ def active_layers(depth: Depth) -> Array | None:
     return jnp.arange(depth.maximum, dtype=active.dtype) < active
 
 
-def layers_present(depth: Depth, *, train: bool) -> Array | None:
+def layers_present(depth: Depth, *, train: bool) -> int | Array | None:
     """Return for `apply_layers` how many layers above the first to loop over; None: scan them all.
 
     In training the loop serves all layouts: it keeps less for the way back than a scan does, which
@@ -56,4 +56,4 @@ def layers_present(depth: Depth, *, train: bool) -> Array | None:
     """
     if depth.deepest is not None:
         return jnp.asarray(depth.deepest) - 1
-    return jnp.asarray(depth.maximum - 1, jnp.int32) if train else None
+    return depth.maximum - 1 if train else None

@@ -17,7 +17,7 @@ Step = Callable[[Any, Any], Any]
 
 
 def apply_layers(
-    step: Step, first: Any, layers: Any, num_present: Array | None = None
+    step: Step, first: Any, layers: Any, num_present: int | Array | None = None
 ) -> tuple[Any, Any]:
     """Apply stacked layers one after the other.
 
@@ -25,22 +25,22 @@ def apply_layers(
         step: `(carry, layer) -> carry`.
         first: the carry before the first layer.
         layers: pytree of `[layer, ...]`.
-        num_present: [] int, may be traced: layers past it are not applied; None applies all.
+        num_present: loop over so many of them, an int or a traced one; None scans them all.
 
     Returns:
         The last carry, and the carries after each layer, `[layer, ...]`; zeros where not applied.
     """
-    if num_present is None:
+    if num_present is not None:
+        return _loop(step, first, layers, num_present)
 
-        def scanned(carry: Any, layer: Any) -> tuple[Any, Any]:
-            new = step(carry, layer)
-            return new, new
+    def scanned(carry: Any, layer: Any) -> tuple[Any, Any]:
+        new = step(carry, layer)
+        return new, new
 
-        return jax.lax.scan(scanned, first, layers)
-    return _loop(step, first, layers, num_present)
+    return jax.lax.scan(scanned, first, layers)
 
 
-def _loop(step: Step, first: Any, layers: Any, num_present: Array) -> tuple[Any, Any]:
+def _loop(step: Step, first: Any, layers: Any, num_present: int | Array) -> tuple[Any, Any]:
     """Loop over the layers that are present, in both directions: absent ones cost nothing.
 
     JAX differentiates no loop of unknown length in reverse, so both directions are written out.
@@ -49,7 +49,9 @@ def _loop(step: Step, first: Any, layers: Any, num_present: Array) -> tuple[Any,
     shapes = jax.eval_shape(lambda: (first, _at(layers, 0)))
     extra, tree, places = pullback_parts(step, *shapes)
 
-    def forward(first: Any, layers: Any, num_present: Array) -> tuple[Any, Any]:
+    is_static = isinstance(num_present, int)  # then a loop whose work can be counted
+
+    def forward(first: Any, layers: Any, traced: Array) -> tuple[Any, Any]:
         def body(number: Array, state: Any) -> Any:
             carry, carries, saved = state
             new, pull = jax.vjp(step, carry, _at(layers, number))
@@ -59,15 +61,18 @@ def _loop(step: Step, first: Any, layers: Any, num_present: Array) -> tuple[Any,
 
         size = len(jax.tree.leaves(layers)[0])
         empty = _stacked_zeros((first, extra), size)
-        last, carries, saved = jax.lax.fori_loop(0, num_present, body, (first, *empty))
-        return (last, carries), (first, layers, num_present, carries, saved)
+        last, carries, saved = jax.lax.fori_loop(
+            0, num_present if is_static else traced, body, (first, *empty)
+        )
+        return (last, carries), (first, layers, traced, carries, saved)
 
     def backward(residuals: Any, cotangents: Any) -> Any:
-        first, layers, num_present, carries, saved = residuals
+        first, layers, traced, carries, saved = residuals
+        present = num_present if is_static else traced
 
         def body(done: Array, state: Any) -> Any:
             slope, slopes = state
-            number = num_present - 1 - done
+            number = present - 1 - done
             before = _at(carries, jnp.maximum(number - 1, 0))
             carry = jax.tree.map(lambda a, b: jnp.where(number > 0, a, b), before, first)
             known = jax.tree.leaves((carry, _at(layers, number), _at(carries, number)))
@@ -78,14 +83,14 @@ def _loop(step: Step, first: Any, layers: Any, num_present: Array) -> tuple[Any,
             return slope, _put(slopes, _floats(layer_slope, layers), number)
 
         zeros = _floats(jax.tree.map(jnp.zeros_like, layers), layers)
-        slope, slopes = jax.lax.fori_loop(0, num_present, body, (cotangents[0], zeros))
+        slope, slopes = jax.lax.fori_loop(0, present, body, (cotangents[0], zeros))
         found = iter(slopes)
         slopes = jax.tree.map(lambda leaf: next(found) if _is_float(leaf) else None, layers)
         return slope, slopes, None
 
     applied = jax.custom_vjp(lambda *arguments: forward(*arguments)[0])
     applied.defvjp(forward, backward)
-    return applied(first, layers, num_present)
+    return applied(first, layers, jnp.asarray(num_present))
 
 
 def pullback_parts(step: Step, carry: Any, layer: Any) -> tuple[list[Any], Any, list[int | None]]:

@@ -6,6 +6,7 @@ from jaxnn.sweep.devices import use_every_core
 from jaxnn.sweep.executors import RayExecutor, SlurmExecutor, spawn_pool
 from jaxnn.sweep.halving import Halving, halving
 from jaxnn.sweep.loop import sweep
+from jaxnn.sweep.machine import keep_compiled
 from jaxnn.sweep.planning import plan
 from jaxnn.sweep.plans import Plan
 
@@ -16,6 +17,7 @@ __all__ = [
     "SlurmExecutor",
     "depths",
     "halving",
+    "keep_compiled",
     "load",
     "plan",
     "spawn_pool",

@@ -156,12 +156,12 @@ def _cost(
     seconds = traces.by_depth(group, lambda jaxpr: work(jaxpr) * machine.seconds_per_work)
     layer = (seconds(1) - seconds(0)) / len(devices)
     deep = traces.of(Group(static, {axis.name: (max(axis.values),)}))
-    compiling = sum(num_equations(part.jaxpr) for part in deep.parts) * machine.seconds_per_equation
+    compiling = machine.compile_seconds(sum(num_equations(part.jaxpr) for part in deep.parts))
     return Cost(
         constant=seconds(0) / len(devices),
         layer=layer,
         program=programs * compiling,
-        at_once=os.cpu_count() or 1,
+        at_once=max(1, (os.cpu_count() or 1) // 2),  # compiling one keeps nearly two cores busy
     )
 
 

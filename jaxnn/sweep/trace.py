@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from jaxnn.sweep.axes import Axis
 from jaxnn.sweep.jaxprs import array_digest, program_digest
@@ -175,8 +176,11 @@ def _traced(called: Callable[..., Any], root: Any, point: Any) -> Trace:
 
 
 def _part(function: Callable[..., Any], *arguments: Any) -> tuple[Part, Any]:
+    """Trace a function, without what its outputs do not need."""
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
-    return Part(closed.jaxpr, tuple(closed.consts)), shapes
+    needed = [True] * len(closed.jaxpr.outvars)
+    jaxpr, _ = dce_jaxpr(closed.jaxpr, needed, instantiate=True)
+    return Part(jaxpr, tuple(closed.consts)), shapes
 
 
 def _reads(jaxpr: Any, place: int) -> bool:

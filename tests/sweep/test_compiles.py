@@ -1,11 +1,14 @@
 """One compile for each program of the plan, and no device waits for another inside it."""
 
 import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.core import eval_jaxpr
 
 import jaxnn as jn
 from jaxnn.sweep.compiling import lower
@@ -103,3 +106,59 @@ def test_program_holds_no_collective_and_no_data(digits):
     assert re.findall(rf"f32\[{images}\]\S* constant\(", text) == []
     assert re.findall(rf"f32\[{images}\]\S* parameter\(", text)
     assert [jnp.shape(each) for each in program.trace.observe.constants] == [digits.train.x.shape]
+
+
+KEEPING = """
+import sys, time, jax, jaxnn as jn
+path = jn.keep_compiled(sys.argv[1])
+hits = []
+jax.monitoring.register_event_listener(lambda event, **_: hits.append(event))
+def run(key, *, x):
+    return {"y": jax.random.normal(key, (50, 50)) @ jax.random.uniform(key, (50, 50)) * x}
+found = jn.sweep(run, x=[1.0, 2.0])
+print(path, sum("cache_hits" in hit for hit in hits), float(found["y"].sum()))
+"""
+
+
+def test_later_process_takes_compiled_programs_from_disk(tmp_path):
+    command = [sys.executable, "-c", KEEPING, str(tmp_path)]
+    told = [
+        subprocess.run(command, capture_output=True, text=True, timeout=200, check=True).stdout
+        for _ in range(2)
+    ]
+    (path, none, value), (same, hits, again) = (line.split() for line in told)
+    assert (none, hits) == ("0", "1")
+    assert path == same
+    assert value == again
+    assert path.startswith(str(tmp_path))
+    assert jax.__version__ in path
+
+
+def test_planned_flops_are_those_that_the_compiler_counts(digits):
+    """One hidden layer and one step, since the compiler counts the body of a loop once.
+
+    The compiler counts elementwise work too, of order 1 / width of the products'.
+    """
+
+    def run(key, *, rate):
+        model = jn.mlp(1, 512, 10, "relu")
+        return jn.training(
+            model,
+            jn.cross_entropy,
+            jn.optimizer("sgd", rate),
+            digits,
+            key=key,
+            num_steps=1,
+            record_every=1,
+            batch_size=1024,
+            probe_size=1024,
+            probes=[jn.probes.loss],
+        )
+
+    program = jn.plan(run, rate=[0.1]).programs[0]
+    counted = []
+    for part, times in zip(program.trace.parts, (1, 1, 2), strict=True):
+        shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in part.jaxpr.invars]
+        compiled = jax.jit(lambda *args, part=part: eval_jaxpr(part.jaxpr, part.constants, *args))
+        counted.append(times * compiled.lower(*shapes).compile().cost_analysis().get("flops", 0.0))
+    assert sum(counted) == pytest.approx(program.flops[0], rel=0.05)
