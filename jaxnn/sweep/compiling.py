@@ -2,8 +2,9 @@
 
 import hashlib
 import time
+from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
 
 import jax
@@ -11,14 +12,14 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding
 
-from jaxnn.sweep.devices import compile_options
+from jaxnn.sweep.devices import compile_options, compilers
 from jaxnn.sweep.jaxprs import array_digest, program_digest
 from jaxnn.sweep.plans import Plan, Program
 from jaxnn.sweep.rounds import EVERYWHERE, Schedule, num_rounds, rounds_function
 
 MOST_KEPT = 64  # compiled programs that a process keeps for its next sweep
 
-_kept: "dict[str, Compiled]" = {}
+_kept: "dict[str, Future[Compiled]]" = {}
 
 
 class Compiled(NamedTuple):
@@ -31,22 +32,44 @@ class Compiled(NamedTuple):
 def start_compiling(plan: Plan, program: Program, pool: ThreadPoolExecutor) -> "Future[Compiled]":
     """Compile a program in one of the pool's threads, unless this process has an equal one."""
     name = program_name(program, plan.mesh)
-    if name in _kept:
-        known: Future[Compiled] = Future()
-        known.set_result(_kept[name])
+    known = _kept.get(name)
+    if known is not None and not (known.done() and known.exception()):
         return known
     lowered = lower(plan, program)
     options = compile_options(plan.mesh.devices.flat[0])
 
     def compiled() -> Compiled:
         begin = time.perf_counter()
-        call = lowered.compile(options)
-        if len(_kept) >= MOST_KEPT:
-            _kept.pop(next(iter(_kept)), None)
-        _kept[name] = Compiled(call, time.perf_counter() - begin)
-        return _kept[name]
+        return Compiled(lowered.compile(options), time.perf_counter() - begin)
 
-    return pool.submit(compiled)
+    if len(_kept) >= MOST_KEPT:
+        _kept.pop(next(iter(_kept)))
+    _kept[name] = pool.submit(compiled)
+    return _kept[name]
+
+
+class Compiling:
+    """Programs on their way: a few compile side by side, in order, and one more is prepared."""
+
+    def __init__(self, plan: Plan, programs: Sequence[Program], pool: ThreadPoolExecutor):
+        self._plan, self._pool = plan, pool
+        self._waiting = deque(programs)
+        self._running: list[tuple[Program, Future[Compiled]]] = []
+
+    def __bool__(self) -> bool:
+        """Whether any is left."""
+        return bool(self._waiting or self._running)
+
+    def finished(self, *, block: bool) -> list[tuple[Program, Compiled]]:
+        """Return the programs compiled since; if told so, wait for one."""
+        while self._waiting and len(self._running) <= compilers():
+            program = self._waiting.popleft()
+            self._running.append((program, start_compiling(self._plan, program, self._pool)))
+        futures = [future for _, future in self._running]
+        done = wait(futures, None if block else 0.0, FIRST_COMPLETED).done
+        ended = [(program, future.result()) for program, future in self._running if future in done]
+        self._running = [each for each in self._running if each[1] not in done]
+        return ended
 
 
 def lower(plan: Plan, program: Program) -> Any:

@@ -51,3 +51,8 @@ def mesh_for(devices: Sequence[Any] | None, jaxprs: Sequence[Any]) -> Mesh:
 def compile_options(device: Any) -> dict[str, Any] | None:
     """Return XLA's options for programs of a device."""
     return CPU_OPTIONS if device.platform == "cpu" else None
+
+
+def compilers() -> int:
+    """Return how many programs to compile side by side: each keeps nearly two cores busy."""
+    return max(1, (os.cpu_count() or 1) // 2)

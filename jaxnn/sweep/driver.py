@@ -6,27 +6,25 @@ fetched and kept, so that devices do not wait.
 """
 
 import math
-import os
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import Any, NamedTuple
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from jaxnn.sweep.compiling import Constants, start_compiling
+from jaxnn.sweep.compiling import Compiling, Constants
 from jaxnn.sweep.crews import Crew, Seen
+from jaxnn.sweep.devices import compilers
 from jaxnn.sweep.halving import STOPPED_AT, Halving
-from jaxnn.sweep.plans import Plan, Program
+from jaxnn.sweep.plans import Plan
 from jaxnn.sweep.results import Results
 from jaxnn.sweep.store import Store
 from jaxnn.sweep.tuning import Tuning
 
 IN_FLIGHT = 2  # calls handed to the devices: one runs, one waits
-
-Compiling = dict[Future[Any], tuple[Program, deque[int]]]  # a program and its waiting members
 
 
 class Driven(NamedTuple):
@@ -53,23 +51,13 @@ def run_members(
         root: the root key.
         advance: called with the number of members just finished.
     """
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(compilers()) as pool:
         running = _Running(plan, results, store, root, advance, pool)
         for rung, step in enumerate(plan.stop.steps if plan.stop else ()):
             running.run_to(plan.outputs.coordinates["step"].values.index(step))
             running.stop_worst(plan.stop, rung)
         running.run_to(math.inf)
     return running.told
-
-
-def _start(plan: Plan, results: Results, pool: ThreadPoolExecutor) -> Compiling:
-    """Start compiling every program that has members left."""
-    compiling: Compiling = {}
-    for program in plan.programs:
-        waiting = deque(program.numbers[~results.done[program.numbers]].tolist())
-        if waiting:
-            compiling[start_compiling(plan, program, pool)] = program, waiting
-    return compiling
 
 
 class _Running:
@@ -87,7 +75,8 @@ class _Running:
         self.told = Driven()
         self._plan, self._results, self._store, self._root = plan, results, store, root
         self._advance, self._pool = advance, pool
-        self._compiling = _start(plan, results, pool)
+        todo = [each for each in plan.programs if not results.done[each.numbers].all()]
+        self._compiling = Compiling(plan, todo, pool)
         self._begin = self._last_seen = time.perf_counter()
         self._constants = Constants(plan.mesh)
         self._crews: list[Crew] = []
@@ -120,15 +109,13 @@ class _Running:
 
     def _newly_compiled(self, *, block: bool) -> list[Crew]:
         """Return crews for the programs compiled since; if told so, wait for one."""
-        if not self._compiling:
-            return []
         made = []
-        for future in wait(self._compiling, None if block else 0.0, FIRST_COMPLETED).done:
-            program, waiting = self._compiling.pop(future)
+        for program, compiled in self._compiling.finished(block=block):
             seconds = time.perf_counter() - self._begin
             self.told = self.told._replace(compile_seconds=seconds)
+            waiting = deque(program.numbers[~self._results.done[program.numbers]].tolist())
             placed = tuple(self._constants.place(part.constants) for part in program.trace.parts)
-            tuning = Tuning(self._plan, program, future.result(), self._pool)
+            tuning = Tuning(self._plan, program, compiled, self._pool)
             for _ in range(IN_FLIGHT):
                 if waiting:
                     made.append(Crew(self._plan, program, tuning, placed, waiting))

@@ -1,7 +1,6 @@
 """Planning a sweep: choosing the layout of depths, tracing its programs, sizing its tiles."""
 
 import itertools
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxnn.sweep.axes import Axis, parse_axes
-from jaxnn.sweep.devices import chosen_devices, mesh_for
+from jaxnn.sweep.devices import chosen_devices, compilers, mesh_for
 from jaxnn.sweep.grid import Grid
 from jaxnn.sweep.halving import Halving, with_stops
 from jaxnn.sweep.jaxprs import matrix_flops, num_equations, work
@@ -161,7 +160,7 @@ def _cost(
         constant=seconds(0) / len(devices),
         layer=layer,
         program=programs * compiling,
-        at_once=max(1, (os.cpu_count() or 1) // 2),  # compiling one keeps nearly two cores busy
+        at_once=compilers(),
     )
 
 

@@ -151,12 +151,14 @@ def training(
 def _run_to_end(training: Training) -> dict[str, Labelled | Coordinate]:
     """Run a training through all of its records, and give these their step axis."""
 
-    def chunk(state: Any, step: Array) -> tuple[Any, dict[str, Labelled | Coordinate]]:
-        state = jax.lax.cond(step > 0, training.advance, lambda state: state, state)
+    def chunk(state: Any, _: None) -> tuple[Any, dict[str, Labelled | Coordinate]]:
+        state = training.advance(state)
         return state, training.records(state)
 
-    steps = jnp.asarray(training.steps, jnp.int32)
-    state, records = jax.lax.scan(chunk, training.init(), steps)
+    start = training.init()
+    state, later = jax.lax.scan(chunk, start, length=len(training.steps) - 1)
+    first = training.records(start)
+    records = jax.tree.map(lambda one, rest: jnp.concatenate([one[None], rest]), first, later)
     return {
         **{name: _with_steps(each) for name, each in records.items()},
         **training.outcome(state),

@@ -1,5 +1,7 @@
 """What the sweep's tests share: a count of what is compiled."""
 
+import importlib
+
 import jax
 import pytest
 
@@ -9,6 +11,7 @@ COMPILED = "/jax/core/compile/backend_compile_duration"
 @pytest.fixture
 def compiled():
     """Names of the programs compiled while a test runs; `stage` only copies an array."""
+    importlib.import_module("jaxnn.sweep.compiling")._kept.clear()
     names = []
 
     def listen(event, duration, fun_name=None, **_):
