@@ -1,6 +1,6 @@
 """Times jaxnn beside what a researcher would write instead, on the same work, in the same minutes.
 
-    python scripts/bench.py                            everything, a quarter of an hour on two cores
+    python scripts/bench.py                            everything: tens of minutes on two cores
     python scripts/bench.py sweep --scale quick        one part, small
     python scripts/bench.py sweep --contenders torch_eager jax_depth_vmap
 
@@ -155,8 +155,9 @@ def save(
     console = Console() if sys.stdout.isatty() else Console(width=200)
     for each in tables:
         each.show(console)
-    texts = ["# Benchmark", *bench_report.FAIRNESS, *(each.markdown() for each in tables)]
-    report.write_text("\n\n".join(texts), folder / "table.md")
+    words = ["# Benchmark", bench_report.setting(start), *bench_report.FAIRNESS]
+    text = "\n\n".join([*words, *(each.markdown() for each in tables)])
+    report.write_text(text, folder / "table.md")
     identity = {"scale": options.scale, "seed": 0, "source": Path(__file__), "ds": Dataset()}
     manifest = report.manifest(options, wall_seconds=time.time() - start["time"], **identity)
     told = {**manifest, "start": start, "end": bench_report.machine(), "parts": results}

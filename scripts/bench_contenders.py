@@ -37,6 +37,9 @@ class Entry(NamedTuple):
 
 CONTENDERS = {
     "jaxnn": Entry("jaxnn, with store and probes", "bench_jaxnn", "with_store", ("jaxnn",)),
+    "jaxnn_exact": Entry(
+        "jaxnn, a program for each depth", "bench_jaxnn", "exact_with_store", ("jaxnn",)
+    ),
     "torch_eager": Entry("PyTorch eager, one by one", "bench_torch", "eager", ("torch",)),
     "torch_func": Entry("PyTorch torch.func, a depth at once", "bench_torch", "func", ("torch",)),
     "jax_one_by_one": Entry("JAX jit, one by one", "bench_jax", "one_by_one", ("jax",)),

@@ -41,8 +41,14 @@ PER_LAYER = [
 class StoredSweep:
     """A sweep that writes a store of its own in every call, and remembers how it went."""
 
-    def __init__(self, run: Callable[..., Any], axes: Mapping[str, Any], output: str):
-        self._run, self._axes, self._output = run, axes, output
+    def __init__(
+        self,
+        run: Callable[..., Any],
+        axes: Mapping[str, Any],
+        output: str,
+        layout: str | None = None,
+    ):
+        self._run, self._axes, self._output, self._layout = run, axes, output, layout
         self._folder = tempfile.TemporaryDirectory()
         self._stores = (Path(self._folder.name, str(n)) for n in itertools.count())
         self._store = Path(self._folder.name)
@@ -51,7 +57,7 @@ class StoredSweep:
     def __call__(self) -> Iterator[np.ndarray]:
         """Run the sweep; yield one output of all members."""
         self._store = next(self._stores)
-        results = jn.sweep(self._run, store=self._store, **self._axes)
+        results = jn.sweep(self._run, store=self._store, layout=self._layout, **self._axes)
         self._attrs = results.attrs
         found = results[self._output]
         found = found.isel(step=-1) if "step" in found.dims else found
@@ -72,7 +78,11 @@ class StoredSweep:
 
 
 def _training(
-    problem: DepthSweep, inputs: dict[str, np.ndarray], probes: Sequence[Any], record_every: int
+    problem: DepthSweep,
+    inputs: dict[str, np.ndarray],
+    probes: Sequence[Any],
+    record_every: int,
+    layout: str | None = None,
 ) -> Contender:
     """Return the reference sweep with these probes."""
     examples = jn.Batch(jnp.asarray(inputs["x"]), jnp.asarray(inputs["y"]))
@@ -94,13 +104,19 @@ def _training(
         )
 
     axes = {"depth": jn.depths(problem.depths), "gain": problem.gains}
-    return StoredSweep(run, axes, "loss").contender()
+    return StoredSweep(run, axes, "loss", layout).contender()
 
 
 def with_store(problem: DepthSweep, inputs: dict[str, np.ndarray]) -> Contender:
     """Record loss, gradients and activations of each layer at both ends."""
     probes = [jn.probes.loss, jn.probes.grad_rms, jn.probes.act_var]
     return _training(problem, inputs, probes, problem.num_steps)
+
+
+def exact_with_store(problem: DepthSweep, inputs: dict[str, np.ndarray]) -> Contender:
+    """Do the same with a program for each depth, which takes longer to compile and runs faster."""
+    probes = [jn.probes.loss, jn.probes.grad_rms, jn.probes.act_var]
+    return _training(problem, inputs, probes, problem.num_steps, "exact")
 
 
 def loss_only(problem: DepthSweep, inputs: dict[str, np.ndarray]) -> Contender:

@@ -20,7 +20,7 @@ from bench_workers import Worker, importable, make_inputs
 STABLE = 3e-5  # largest relative effect of float32 rounding on a member that is compared
 TOLERANCE = 1e-3  # largest relative difference between a contender and the reference
 LEAST_STABLE = 0.5  # share of members that must be compared
-LEAST_COMPILE = 0.02  # share of a warm sweep above which compiling again is worth a note
+COMPILES_AGAIN = 0.25  # share of the first compile time above which a warm sweep compiles anew
 
 Replies = list[dict[str, Any]]  # of one contender: the cold sweep's, then one a round
 
@@ -168,9 +168,9 @@ def judged(
 
 
 def warm_seconds(replies: Replies, problem: Problem) -> list[float]:
-    """Return the time of each warm sweep of all members, without what it spent on compiling."""
-    factor = _extrapolation(replies, problem)
-    return [factor * (reply["seconds"] - reply["compile_seconds"]) for reply in replies[1:]]
+    """Return the time of each warm sweep of all members, less its compiling if it compiles anew."""
+    factor, anew = _extrapolation(replies, problem), _compiles_again(replies)
+    return [factor * (each["seconds"] - anew * each["compile_seconds"]) for each in replies[1:]]
 
 
 def figures(
@@ -220,11 +220,17 @@ def _extrapolation(replies: Replies, problem: Problem) -> float:
     return len(problem.members) / len(_members(replies, problem))
 
 
+def _compiles_again(replies: Replies) -> bool:
+    """Return whether warm sweeps compile as the first one did, instead of using its programs."""
+    first, *again = (reply["compile_seconds"] for reply in replies)
+    return statistics.median(again) > COMPILES_AGAIN * first
+
+
 def _note(replies: Replies, problem: Problem) -> str:
     notes = [replies[0]["note"]] if replies[0]["note"] else []
     if _extrapolation(replies, problem) > 1:
         size = len(_members(replies, problem))
         notes.append(f"times extrapolated from {size} of {len(problem.members)} members")
-    if any(reply["compile_seconds"] > LEAST_COMPILE * reply["seconds"] for reply in replies[1:]):
+    if _compiles_again(replies):
         notes.append("warm sweeps compile again: what ran meanwhile is not in their times")
     return "; ".join(notes)

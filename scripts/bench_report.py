@@ -19,7 +19,7 @@ from bench_workers import ENVIRONMENT
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PACKAGES = ("numpy", "jaxlib", "torch", "equinox")  # beside those that every manifest names
+PACKAGES = ("jaxnn", "jax", "jaxlib", "numpy", "torch", "equinox")
 SHARE = "share of the matrix product's rate [%]"
 FAIRNESS = (
     "Contenders other than jaxnn are given initial weights and the indices of all batches; jaxnn "
@@ -43,10 +43,11 @@ class Series(NamedTuple):
     figure: str  # the field of `Figures` that is told
     figure_label: str
     factor: float = 1.0  # to the figure's unit
+    log_y: bool = False
 
 
 SERIES = {
-    "population": Series("num_gains", "members", "members_per_second", "members/s"),
+    "population": Series("num_gains", "members", "members_per_second", "members/s", log_y=True),
     "width": Series("width", "width [units]", "product_share", SHARE, 100.0),
 }
 
@@ -182,21 +183,25 @@ def figure(results: Mapping[Any, Sequence[Measurement]]) -> "Figure | None":
 def _draw(ax: Any, found: Sequence[Measurement], series: Series) -> None:
     """Draw one line for each contender, with bars from the lowest to the highest round."""
     for name, marker in zip(found[0].outcomes, "osD^v<>", strict=False):
-        pairs = [
-            (getattr(each.problem, series.size), _told(each.outcomes[name], series))
-            for each in found
-        ]
-        known = [(size, told) for size, told in pairs if told]
-        if known:
-            sizes = [size for size, _ in known]
-            medians = [told.median for _, told in known]
-            below = [told.median - told.low for _, told in known]
-            above = [told.high - told.median for _, told in known]
-            style = {"marker": marker, "capsize": 3, "label": ENTRIES[name].title}
-            ax.errorbar(sizes, medians, (below, above), **style)
-    ax.set_xscale("log", base=2)
-    ax.set_yscale("log")
+        told = [(each, _told(each.outcomes[name], series)) for each in found]
+        known = [(getattr(each.problem, series.size), value) for each, value in told if value]
+        if not known:
+            continue
+        sizes = [size for size, _ in known]
+        medians = [value.median for _, value in known]
+        below = [value.median - value.low for _, value in known]
+        above = [value.high - value.median for _, value in known]
+        style = {"marker": marker, "capsize": 3, "label": ENTRIES[name].title}
+        ax.errorbar(sizes, medians, (below, above), **style)
+    sizes = [getattr(each.problem, series.size) for each in found]
+    ax.set_xscale("log")
+    ax.set_xticks(sizes, [str(size) for size in sizes])
+    ax.minorticks_off()
     ax.set(xlabel=series.label, ylabel=series.figure_label)
+    if series.log_y:
+        ax.set_yscale("log")
+    else:
+        ax.set_ylim(bottom=0)
     ax.legend(frameon=False, fontsize=10)
 
 
@@ -211,6 +216,15 @@ def machine() -> dict[str, Any]:
         "environment": ENVIRONMENT,
         "versions": {name: _version(name) for name in PACKAGES},
     }
+
+
+def setting(start: dict[str, Any]) -> str:
+    """Return in words what `machine` found when the benchmark began."""
+    versions = ", ".join(f"{name} {version}" for name, version in start["versions"].items())
+    return (
+        f"{start['processor']}, {start['cores']} cores, load average {start['load_average']:.2f} "
+        f"before the first process was started. {versions}."
+    )
 
 
 def plain(value: Any) -> Any:

@@ -50,7 +50,7 @@ class Task:
         return self.x[:size], self.y[:size]
 
     def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(DEVICE)
+        return torch.tensor(array, device=DEVICE)
 
 
 def mean_loss(params: list[Tensor], x: Tensor, y: Tensor) -> Tensor:

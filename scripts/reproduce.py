@@ -42,6 +42,8 @@ class Options:
     """List the studies and stop."""
     all: bool = False
     """Run every study."""
+    keep_compiled: bool = False
+    """Keep compiled programs in the user's cache directory, for later runs."""
 
 
 def main(argv: Sequence[str] | None = None, *, studies: Path = ROOT / "experiments") -> int:
@@ -130,6 +132,7 @@ def reproduce(study: ModuleType, config: Any, options: Options) -> list[Any]:
 
 def run(study: ModuleType, config: Any, options: Options, folder: Path) -> None:
     """Run a study, and write its data and the manifest that vouches for it."""
+    import jaxnn as jn
     from jaxnn import report
 
     store = report.sweeps_folder(folder, config, options.seed)
@@ -139,6 +142,8 @@ def run(study: ModuleType, config: Any, options: Options, folder: Path) -> None:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("jaxnn").setLevel(logging.INFO)  # sweeps log their plans
     begin = time.perf_counter()
+    if options.keep_compiled:
+        jn.keep_compiled()
     ds = study.run(config, seed=options.seed, store=store)
     seconds, source = time.perf_counter() - begin, Path(study.__file__ or "")
     labels = {"scale": options.scale, "seed": options.seed, "source": source}

@@ -64,19 +64,20 @@ def test_sweep_snippet_runs_as_it_stands(standard_jax):
     assert (shallow > 0.8).all()
 
 
-def test_theory_snippet_prints_what_it_says(standard_jax, capsys):
-    run_snippet(SNIPPETS[1])
-    said = re.search(r"print\(.*# ([\d.]+)$", SNIPPETS[1], re.MULTILINE)
+@pytest.mark.parametrize("snippet", SNIPPETS[1:3], ids=["halving", "theory"])
+def test_snippet_prints_what_it_says(standard_jax, capsys, snippet):
+    run_snippet(snippet)
+    said = re.search(r"print\(.*# ([\d.]+)$", snippet, re.MULTILINE)
     assert said
     assert capsys.readouterr().out.strip() == said[1]
 
 
 def test_probe_snippet_makes_a_probe(standard_jax):
-    assert run_snippet(SNIPPETS[2])["act_max"].dims == ("layer",)
+    assert run_snippet(SNIPPETS[3])["act_max"].dims == ("layer",)
 
 
 def test_every_snippet_is_covered():
-    assert len(SNIPPETS) == 3
+    assert len(SNIPPETS) == 4
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,9 @@ class Compiling:
 
 def lower(plan: Plan, program: Program) -> Any:
     """Lower a program for the plan's devices."""
-    return rounds_function(program.trace, plan.mesh).lower(*_shapes(program, plan.mesh))
+    return rounds_function(program.trace, plan.mesh, program.tile.lanes).lower(
+        *_shapes(program, plan.mesh)
+    )
 
 
 def program_name(program: Program, mesh: Mesh) -> str:

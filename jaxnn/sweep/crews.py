@@ -59,6 +59,11 @@ class Crew:
         inside = rounds - 1 - self._places[self._members != FREE]
         return int(inside.sum()) + rounds * len(self._waiting)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no member is in it."""
+        return bool((self._members == FREE).all())
+
     def is_ready(self, pause: float) -> bool:
         """Return whether a member is in it that has not come to the record `pause`."""
         return bool(self._ready(pause).any())

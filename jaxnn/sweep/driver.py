@@ -53,9 +53,10 @@ def run_members(
     """
     with ThreadPoolExecutor(compilers()) as pool:
         running = _Running(plan, results, store, root, advance, pool)
-        for rung, step in enumerate(plan.stop.steps if plan.stop else ()):
-            running.run_to(plan.outputs.coordinates["step"].values.index(step))
-            running.stop_worst(plan.stop, rung)
+        if plan.stop is not None:
+            for rung, step in enumerate(plan.stop.steps):
+                running.run_to(plan.outputs.coordinates["step"].values.index(step))
+                running.stop_worst(plan.stop, rung)
         running.run_to(math.inf)
     return running.told
 
@@ -79,11 +80,11 @@ class _Running:
         self._compiling = Compiling(plan, todo, pool)
         self._begin = self._last_seen = time.perf_counter()
         self._constants = Constants(plan.mesh)
-        self._crews: list[Crew] = []
+        self._paused: list[Crew] = []
 
     def run_to(self, pause: float) -> None:
         """Run every member to its record `pause`, or to its end."""
-        ready = deque(crew for crew in self._crews if crew.is_ready(pause))
+        ready, self._paused = deque(self._paused), []
         flying: deque[Crew] = deque()
         while self._compiling or ready or flying:
             ready.extend(self._newly_compiled(block=not (ready or flying)))
@@ -95,6 +96,8 @@ class _Running:
                 self._note(crew)
                 if crew.is_ready(pause):
                     ready.appendleft(crew)
+                elif not crew.is_empty:
+                    self._paused.append(crew)
 
     def stop_worst(self, rule: Halving, rung: int) -> None:
         """Let the members that the rule stops at a rung leave."""
@@ -103,9 +106,10 @@ class _Running:
         numbers = stopped[~self._results.done[stopped]]
         self._results.arrays[STOPPED_AT][numbers] = rule.steps[rung]
         self._results.done[numbers] = True
-        for crew in self._crews:
+        for crew in self._paused:
             chunks = crew.program.trace.num_chunks - place
             self._leave(crew, numbers[np.isin(numbers, crew.program.numbers)], chunks)
+        self._paused = [crew for crew in self._paused if not crew.is_empty]
 
     def _newly_compiled(self, *, block: bool) -> list[Crew]:
         """Return crews for the programs compiled since; if told so, wait for one."""
@@ -119,7 +123,6 @@ class _Running:
             for _ in range(IN_FLIGHT):
                 if waiting:
                     made.append(Crew(self._plan, program, tuning, placed, waiting))
-        self._crews += made
         return made
 
     def _note(self, crew: Crew) -> None:

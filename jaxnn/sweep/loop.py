@@ -9,6 +9,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
@@ -16,7 +17,7 @@ from jaxnn.sweep.dataset import to_dataset
 from jaxnn.sweep.description import Description
 from jaxnn.sweep.driver import Driven, run_members
 from jaxnn.sweep.halving import Halving
-from jaxnn.sweep.planning import plan, shallowest_traces
+from jaxnn.sweep.planning import plan
 from jaxnn.sweep.plans import Plan
 from jaxnn.sweep.progress import progress
 from jaxnn.sweep.provenance import provenance
@@ -95,10 +96,10 @@ def sweep(
         results = no_results(chosen.grid, chosen.outputs)
         driven = _run(chosen, results, None, root)
     else:
-        description = Description(chosen.grid, chosen.outputs, _identity(run, chosen, seed), origin)
+        description = Description(chosen.grid, chosen.outputs, _identity(chosen, seed), origin)
         keep = _open_together(store, description, chosen.chunk, resume)
         if executor is not None or jax.process_count() > 1:
-            job = Job(run, {**options, **axes}, seed, os.fspath(store), jax.config.jax_enable_x64)
+            job = Job(run, {**options, **axes}, seed, os.fspath(store), _float64())
             driven = _share(chosen, keep, root, executor, job)
             results = keep.read()
         else:
@@ -138,6 +139,10 @@ def _open_together(
         return keep
     _meet("jaxnn: store made")
     return open_arrays(store, description.outputs)
+
+
+def _float64() -> bool:
+    return jnp.result_type(float) == jnp.float64
 
 
 def _meet(where: str) -> None:
@@ -181,13 +186,7 @@ def _check_shared(
             ) from error
 
 
-def _identity(run: Callable[..., Any], chosen: Plan, seed: int) -> dict[str, Any]:
-    """Return what two sweeps must share for one to go on where the other stopped.
-
-    The computation is told by the programs of the smallest depths in the exact layout, with the
-    arrays they close over; layout, tiles and devices may differ, since no member's numbers depend
-    on them.
-    """
-    digests = [each.digest() for each in shallowest_traces(run, chosen.grid)]
-    told = {**chosen.grid.to_json(), "seed": seed, "computation": digests}
+def _identity(chosen: Plan, seed: int) -> dict[str, Any]:
+    """Return what two sweeps must share for one to go on where the other stopped."""
+    told = {**chosen.grid.to_json(), "seed": seed, "computation": list(chosen.computation)}
     return told if chosen.stop is None else {**told, "stop": list(chosen.stop)}

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import jaxlib
+import jaxlib.version
 from jax import Array
 
 from jaxnn.sweep.devices import compile_options
@@ -35,7 +35,7 @@ class Costs(NamedTuple):
         return self.compiling * (2 + equations / self.equations) / 3
 
 
-def costs(device: jax.Device) -> Costs:
+def costs(device: Any) -> Costs:
     """Return the costs of a kind of device, measured if this machine has not met it yet."""
     where = f"{device.platform} {device.device_kind}, {os.cpu_count()} cores"
     name = f"{where}, jax {jax.__version__}, {Costs._fields}"
@@ -43,7 +43,8 @@ def costs(device: jax.Device) -> Costs:
     if known is None:
         known = list(_measure(device))
         remember("costs", name, known)
-    return Costs(*known)
+    seconds, compiling, equations = known
+    return Costs(seconds, compiling, int(equations))
 
 
 def recall(kind: str, name: str) -> Any:
@@ -84,7 +85,7 @@ def keep_compiled(directory: str | os.PathLike[str] | None = None) -> Path:
     Returns:
         The directory that is used.
     """
-    versions = f"jax-{jax.__version__}-jaxlib-{jaxlib.__version__}"
+    versions = f"jax-{jax.__version__}-jaxlib-{jaxlib.version.__version__}"
     processor = hashlib.sha256(_processor().encode()).hexdigest()[:12]
     root = cache_directory() / "compiled" if directory is None else Path(directory)
     path = root / f"{versions}-{platform.machine()}-{processor}"
@@ -108,7 +109,7 @@ def _path(kind: str, name: str) -> Path:
     return cache_directory() / kind / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.json"
 
 
-def _measure(device: jax.Device) -> Costs:
+def _measure(device: Any) -> Costs:
     """Time compiling and running a small training, on one device."""
     arguments = jax.device_put((jax.random.key(0), jnp.ones((4 * WIDTH, WIDTH))), device)
     jaxpr = jax.make_jaxpr(_train)(*arguments).jaxpr

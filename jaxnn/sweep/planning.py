@@ -65,8 +65,17 @@ def plan(
     outputs = merge_outputs([each.outputs for each in traced], grid)
     if stop is not None:
         outputs = with_stops(outputs, stop)
-    tunes = tile_size is None
-    return Plan(grid, chosen.layout, chosen.reason, tuple(programs), outputs, mesh, stop, tunes)
+    return Plan(
+        grid,
+        chosen.layout,
+        chosen.reason,
+        tuple(programs),
+        outputs,
+        mesh,
+        _computation(traces),
+        stop=stop,
+        tunes=tile_size is None,
+    )
 
 
 class Group(NamedTuple):
@@ -88,7 +97,7 @@ class Traces:
         """Return the trace of a group's members."""
         shared = {name: depths for name, depths in group.depths.items() if len(depths) > 1}
         alone = {
-            name: Depth(*depths) for name, depths in group.depths.items() if name not in shared
+            name: Depth(depths[0]) for name, depths in group.depths.items() if name not in shared
         }
         name = str((group, ragged and bool(shared)))
         if name not in self._made:
@@ -109,10 +118,16 @@ class Traces:
         return lambda depth: least + layer * (depth - shallow)
 
 
-def shallowest_traces(run: Callable[..., Any], grid: Grid) -> list[Trace]:
-    """Return the exact traces of the shallowest networks, one for each static point."""
-    depths = {axis.name: (min(axis.values),) for axis in grid.axes if axis.kind == "depth"}
-    return [Traces(run, grid).of(Group(static, depths)) for static in _static_values(grid)]
+def _computation(traces: Traces) -> tuple[str, ...]:
+    """Return digests of what a sweep computes: of its shallowest networks, laid out exactly.
+
+    Layout, tiles and devices may differ between sweeps that are the same, since no member's numbers
+    depend on them.
+    """
+    axes = [axis for axis in traces.grid.axes if axis.kind == "depth"]
+    depths = {axis.name: (min(axis.values),) for axis in axes}
+    groups = [Group(static, depths) for static in _static_values(traces.grid)]
+    return tuple(traces.of(group).digest() for group in groups)
 
 
 def _choose(traces: Traces, layout: str | None, devices: Sequence[Any]) -> Choice:
@@ -128,7 +143,7 @@ def _choose(traces: Traces, layout: str | None, devices: Sequence[Any]) -> Choic
     (static, *others) = _static_values(traces.grid)
     shared = "ragged" if devices[0].platform == "cpu" else "masked"
     if layout is None:
-        sharing = Group(static, {axis.name: axis.values})
+        sharing = Group(static, {axis.name: tuple(axis.values)})
         if not _can_share(traces, sharing, axis, ragged=shared == "ragged"):
             told = "the run does not take depths that share a program (Depth.active)"
             return _choose(traces, "exact", devices)._replace(reason=told)
@@ -150,7 +165,7 @@ def _cost(
     traces: Traces, static: Mapping[str, Any], axis: Axis, programs: int, devices: Sequence[Any]
 ) -> Cost:
     """Estimate what a member and a program cost, from the shallowest and the deepest network."""
-    group = Group(static, {axis.name: axis.values})
+    group = Group(static, {axis.name: tuple(axis.values)})
     machine = costs(devices[0])
     seconds = traces.by_depth(group, lambda jaxpr: work(jaxpr) * machine.seconds_per_work)
     layer = (seconds(1) - seconds(0)) / len(devices)

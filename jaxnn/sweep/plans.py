@@ -43,6 +43,7 @@ class Plan:
     programs: tuple[Program, ...]
     outputs: Outputs
     mesh: jax.sharding.Mesh
+    computation: tuple[str, ...]  # digests of what is computed, whatever the layout
     stop: Halving | None = None
     tunes: bool = True  # whether lanes may be tried out and changed while it runs
 

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,13 +25,12 @@ def choose_tile(
 ) -> Tile:
     """Return slots for each device, filled as evenly as can be, and the lanes of a round.
 
-    On a CPU as many members train side by side as fit half the cache that a core has for itself:
-    fewer waste vector width and calls, more stream through memory.
+    On a CPU as many members train side by side as fit the cache of a core: fewer waste vector width
+    and calls, more stream through memory. On an accelerator as many as fill it within its memory.
     """
-    if lanes is None:
-        lanes = recall("lanes", tuning_name(traced, devices)) or _first_lanes(traced, devices)
     share = math.ceil(members / devices.size)
-    lanes = min(lanes, share)
+    known = lanes or recall("lanes", tuning_name(traced, devices))
+    lanes = min(int(known or _first_lanes(traced, devices)), share)
     rounds = math.ceil(share / lanes)
     calls = 1 if all_at_once else math.ceil(rounds / MAX_ROUNDS)
     return Tile(lanes * math.ceil(rounds / calls), lanes)
@@ -43,11 +43,20 @@ def tuning_name(traced: Trace, devices: np.ndarray) -> str:
 
 
 def _first_lanes(traced: Trace, devices: np.ndarray) -> int:
-    if devices.flat[0].platform != "cpu":
-        return MOST_LANES
-    size = max(largest_bytes(part.jaxpr) for part in traced.parts)
-    fitting = core_cache_bytes() / 2 / max(size, 1)
+    size = max(1, *(largest_bytes(part.jaxpr) for part in traced.parts))
+    fitting = _memory_bytes(devices.flat[0]) / size
     return 2 ** round(math.log2(min(max(fitting, 1), MOST_LANES)))
+
+
+def _memory_bytes(device: Any) -> float:
+    """Return the memory that members may fill: half of a core's cache, or a share of a device's.
+
+    A sixteenth of an accelerator's memory leaves room for what loops keep besides what they carry,
+    and for twice the lanes, if these are tried.
+    """
+    if device.platform == "cpu":
+        return core_cache_bytes() / 2
+    return (device.memory_stats() or {}).get("bytes_limit", 2**34) / 16
 
 
 def core_cache_bytes() -> int:

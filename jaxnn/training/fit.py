@@ -153,11 +153,12 @@ def _run_to_end(training: Training) -> dict[str, Labelled | Coordinate]:
 
     def chunk(state: Any, _: None) -> tuple[Any, dict[str, Labelled | Coordinate]]:
         state = training.advance(state)
-        return state, training.records(state)
+        return state, records_of(state)
 
+    records_of = jax.jit(training.records)  # traced once, though needed in two places
     start = training.init()
     state, later = jax.lax.scan(chunk, start, length=len(training.steps) - 1)
-    first = training.records(start)
+    first = records_of(start)
     records = jax.tree.map(lambda one, rest: jnp.concatenate([one[None], rest]), first, later)
     return {
         **{name: _with_steps(each) for name, each in records.items()},

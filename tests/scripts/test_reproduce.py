@@ -187,6 +187,14 @@ def test_data_is_reused_until_something_changes(call):
     assert stored == ["0", "0", "0", "1", "0"]
 
 
+@pytest.mark.parametrize("flags", [(), ("--keep-compiled",)])
+def test_compiled_programs_are_kept_if_asked(call, monkeypatch, flags):
+    kept = []
+    monkeypatch.setattr("jaxnn.keep_compiled", lambda: kept.append(True))
+    call("doubling", *flags)
+    assert len(kept) == len(flags)
+
+
 def test_failing_claim_exits_1_and_stays_in_the_report(call):
     status, text = call("doubling", "--factor", "3")
     assert status == 1

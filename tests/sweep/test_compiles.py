@@ -54,6 +54,17 @@ def test_program_compiles_once_whatever_the_traced_values(compiled, layout, prog
     assert len(calls) == programs * (1 if layout == "exact" else 3)
 
 
+@pytest.mark.parametrize("layout", ["masked", "ragged"])
+def test_more_depths_compile_no_more_than_the_plan_says(compiled, layout):
+    for depths in ([1, 2, 3], [1, 2, 3, 4, 5, 6, 7, 8]):
+        axes = {"depth": jn.depths(depths), "scale": [1.0], "name": ["a"], "size": [1]}
+        programs = len(jn.plan(counted([]), **axes, layout=layout).programs)
+        jax.random.key(0)
+        compiled.clear()
+        jn.sweep(counted([]), **axes, layout=layout)
+        assert len(compiled) == programs < len(depths)
+
+
 def test_finished_store_compiles_nothing(compiled, tmp_path):
     def run(key, *, scale):
         return {"square": scale**2}
@@ -101,6 +112,7 @@ def test_program_holds_no_collective_and_no_data(digits):
     text = lower(chosen, program).compile().as_text()
     collective = r"\b(all-reduce|all-gather|all-to-all|reduce-scatter|collective-\w+)"
     assert re.findall(collective, text) == []
+    assert re.findall(r"\b(infeed|outfeed|send|recv|xla_ffi_python\w*callback)\b", text) == []
     # the images are an argument: as text in the program they would be copied for each program
     images = ",".join(map(str, digits.train.x.shape))
     assert re.findall(rf"f32\[{images}\]\S* constant\(", text) == []
