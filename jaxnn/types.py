@@ -5,7 +5,7 @@ of the rest of jaxnn; every other folder may import it.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -129,3 +129,20 @@ class Coordinate:
     values: tuple[int | float, ...] = field(default=(), metadata={"static": True})
     unit: str = field(default="1", metadata={"static": True})
     long_name: str = field(default="", metadata={"static": True})
+
+
+def whole_run(
+    records: dict[str, Any], outcome: dict[str, Any], steps: tuple[int, ...]
+) -> dict[str, Labelled | Coordinate]:
+    """Return the outputs of a training's whole run.
+
+    Args:
+        records: of all steps; each `Labelled` holds `[step, ...]` but its dims leave `step` out.
+        outcome: what is told once.
+        steps: of the records.
+    """
+    named = {
+        name: replace(each, dims=("step", *each.dims)) if isinstance(each, Labelled) else each
+        for name, each in records.items()
+    }
+    return {**named, **outcome, "step": Coordinate(steps, "step", "training step")}

@@ -13,7 +13,7 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding
 
 from jaxnn.sweep.devices import compile_options, compilers
-from jaxnn.sweep.jaxprs import array_digest, program_digest
+from jaxnn.sweep.jaxprs import array_digest
 from jaxnn.sweep.plans import Plan, Program
 from jaxnn.sweep.rounds import EVERYWHERE, Schedule, num_rounds, rounds_function
 
@@ -84,7 +84,7 @@ def program_name(program: Program, mesh: Mesh) -> str:
     parts = program.trace.parts
     constants = [[(c.shape, str(c.dtype)) for c in part.constants] for part in parts]
     where = [(device.platform, device.id) for device in mesh.devices.flat]
-    texts = [program_digest(part.jaxpr) for part in parts]
+    texts = [part.digest for part in parts]
     return hashlib.sha256(str((texts, constants, where, program.tile)).encode()).hexdigest()
 
 

@@ -20,10 +20,14 @@ def use_every_core() -> None:
     chosen = jax.config.jax_num_cpu_devices != -1  # pyright: ignore[reportAttributeAccessIssue]
     if chosen or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
-    affinity = hasattr(os, "sched_getaffinity")
-    cores = len(os.sched_getaffinity(0)) if affinity else os.cpu_count() or 1
     with contextlib.suppress(RuntimeError):  # JAX has started: its devices stay as they are
-        jax.config.update("jax_num_cpu_devices", cores)
+        jax.config.update("jax_num_cpu_devices", num_cores())
+
+
+def num_cores() -> int:
+    """Return the cores that this process may run on."""
+    affinity = hasattr(os, "sched_getaffinity")
+    return len(os.sched_getaffinity(0)) if affinity else os.cpu_count() or 1
 
 
 def hangs_on_several(jaxpr: Any) -> bool:
@@ -55,4 +59,4 @@ def compile_options(device: Any) -> dict[str, Any] | None:
 
 def compilers() -> int:
     """Return how many programs to compile side by side: each keeps nearly two cores busy."""
-    return max(1, (os.cpu_count() or 1) // 2)
+    return max(1, num_cores() // 2)

@@ -54,9 +54,10 @@ def run_members(
     with ThreadPoolExecutor(compilers()) as pool:
         running = _Running(plan, results, store, root, advance, pool)
         if plan.stop is not None:
+            steps = plan.outputs.coordinates["step"].values
             for rung, step in enumerate(plan.stop.steps):
-                running.run_to(plan.outputs.coordinates["step"].values.index(step))
-                running.stop_worst(plan.stop, rung)
+                running.run_to(steps.index(step))
+                running.stop_worst(plan.stop, rung, steps.index(step))
         running.run_to(math.inf)
     return running.told
 
@@ -99,9 +100,8 @@ class _Running:
                 elif not crew.is_empty:
                     self._paused.append(crew)
 
-    def stop_worst(self, rule: Halving, rung: int) -> None:
-        """Let the members that the rule stops at a rung leave."""
-        place = self._plan.outputs.coordinates["step"].values.index(rule.steps[rung])
+    def stop_worst(self, rule: Halving, rung: int, place: int) -> None:
+        """Let the members that the rule stops at a rung leave; its record is number `place`."""
         stopped = np.flatnonzero(rule.stopped(self._results.arrays[rule.metric][:, place], rung))
         numbers = stopped[~self._results.done[stopped]]
         self._results.arrays[STOPPED_AT][numbers] = rule.steps[rung]

@@ -51,7 +51,7 @@ class RayExecutor(Executor):
     """
 
     def __init__(self, **options: Any):
-        import ray
+        import ray  # pyright: ignore[reportMissingImports]
 
         if not ray.is_initialized():
             ray.init()

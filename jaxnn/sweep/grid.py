@@ -53,7 +53,8 @@ class Grid(NamedTuple):
         found = np.arange(self.num_members).reshape(self.shape)
         for place, axis in enumerate(self.numbered_axes):
             if axis.name in chosen:
-                wanted = [list(axis.values).index(value) for value in chosen[axis.name]]
+                known = [(type(value), value) for value in axis.values]  # True is not 1 here
+                wanted = [known.index((type(value), value)) for value in chosen[axis.name]]
                 found = found.take(wanted, axis=place)
         return found.ravel()
 

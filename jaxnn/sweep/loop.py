@@ -1,17 +1,14 @@
-"""The sweep itself: plan, store, members, dataset; in one process or shared by several."""
+"""The sweep itself: plan, store, members, dataset."""
 
 import logging
 import os
-import pickle
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
 from jaxnn.sweep.dataset import to_dataset
 from jaxnn.sweep.description import Description
@@ -22,8 +19,8 @@ from jaxnn.sweep.plans import Plan
 from jaxnn.sweep.progress import progress
 from jaxnn.sweep.provenance import provenance
 from jaxnn.sweep.results import Results, no_results
-from jaxnn.sweep.shares import Job, run_on, run_share, stretches
-from jaxnn.sweep.store import Store, open_arrays, open_store
+from jaxnn.sweep.shares import Job, check_shared, open_together, share_members
+from jaxnn.sweep.store import Store
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -85,7 +82,7 @@ def sweep(
         [1.0, 4.0, 9.0]
     """
     begin = time.perf_counter()
-    _check_shared(run, store, executor, devices, stop)
+    check_shared(run, store, executor, devices, stop)
     options = {"num_seeds": num_seeds, "tile_size": tile_size, "layout": layout}
     chosen = plan(run, **options, devices=devices, stop=stop, **axes)
     words = chosen.explain()
@@ -97,10 +94,11 @@ def sweep(
         driven = _run(chosen, results, None, root)
     else:
         description = Description(chosen.grid, chosen.outputs, _identity(chosen, seed), origin)
-        keep = _open_together(store, description, chosen.chunk, resume)
+        keep = open_together(store, description, chosen.chunk, resume)
         if executor is not None or jax.process_count() > 1:
-            job = Job(run, {**options, **axes}, seed, os.fspath(store), _float64())
-            driven = _share(chosen, keep, root, executor, job)
+            job = Job(run, {**options, **axes}, seed, os.fspath(store))
+            with progress(keep.done.shape[0], int(np.sum(keep.done[:]))) as advance:
+                driven = share_members(chosen, keep, job, executor, advance)
             results = keep.read()
         else:
             results = keep.read()
@@ -113,77 +111,6 @@ def _run(chosen: Plan, results: Results, keep: Store | None, root: jax.Array) ->
     """Run all members in this process."""
     with progress(results.done.size, int(results.done.sum())) as advance:
         return run_members(chosen, results, keep, root, advance)
-
-
-def _share(
-    chosen: Plan, keep: Store, root: jax.Array, executor: Executor | None, job: Job
-) -> Driven:
-    """Run all members in several processes: an executor's, or those of `jax.distributed`."""
-    with progress(keep.done.shape[0], int(np.sum(keep.done[:]))) as advance:
-        if executor is not None:
-            run_on(executor, job, keep, advance)
-            return Driven()
-        mine = stretches(keep)[jax.process_index() :: jax.process_count()]
-        driven = run_share(chosen, keep, mine, root, advance)
-        _meet("jaxnn: all members done")
-        return driven
-
-
-def _open_together(
-    store: str | os.PathLike[str], description: Description, chunk: int, resume: bool
-) -> Store:
-    """Open a store; of several processes the first one creates it."""
-    if jax.process_index() == 0:
-        keep = open_store(store, description, chunk=chunk, resume=resume)
-        _meet("jaxnn: store made")
-        return keep
-    _meet("jaxnn: store made")
-    return open_arrays(store, description.outputs)
-
-
-def _float64() -> bool:
-    return jnp.result_type(float) == jnp.float64
-
-
-def _meet(where: str) -> None:
-    """Wait until every process of `jax.distributed` is here."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(where)
-
-
-def _check_shared(
-    run: Callable[..., Any],
-    store: Any,
-    executor: Executor | None,
-    devices: Any,
-    stop: Halving | None,
-) -> None:
-    """Check the options of a sweep that several processes share."""
-    if executor is None and jax.process_count() == 1:
-        return
-    if executor is not None and not isinstance(executor, Executor):
-        raise TypeError(
-            f"executor: expected a concurrent.futures.Executor, got {executor!r}; "
-            "make one: jn.spawn_pool(4)"
-        )
-    if store is None:
-        raise ValueError(
-            "store: several processes share the sweep, expected a directory that all of them see, "
-            "got None"
-        )
-    for name, value in (("devices", devices), ("stop", stop)):
-        if value is not None:
-            raise ValueError(
-                f"{name}: expected None where several processes share a sweep, got {value!r}"
-            )
-    if isinstance(executor, ProcessPoolExecutor):
-        try:
-            pickle.dumps(run)
-        except (AttributeError, pickle.PicklingError) as error:
-            raise ValueError(
-                "run: expected a function that other processes can import, got "
-                f"{run!r}; define it at the top of a module, not in a function or a lambda"
-            ) from error
 
 
 def _identity(chosen: Plan, seed: int) -> dict[str, Any]:

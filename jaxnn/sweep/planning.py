@@ -99,13 +99,13 @@ class Traces:
         alone = {
             name: Depth(depths[0]) for name, depths in group.depths.items() if name not in shared
         }
-        name = str((group, ragged and bool(shared)))
-        if name not in self._made:
+        label = str((group, ragged and bool(shared)))
+        if label not in self._made:
             batched = [Axis(name, "depth", depths) for name, depths in shared.items()]
             batched += [axis for axis in self.grid.axes if axis.kind == "traced"]
-            made = trace(self._run, batched, {**group.static, **alone}, ragged=ragged)
-            self._made[name] = made
-        return self._made[name]
+            fixed = {**group.static, **alone}
+            self._made[label] = trace(self._run, batched, fixed, ragged=ragged)
+        return self._made[label]
 
     def by_depth(self, group: Group, cost: Callable[[Any], float]) -> Callable[[Any], Any]:
         """Return a cost of members as a linear function of depth, from two exact traces."""
@@ -133,12 +133,12 @@ def _computation(traces: Traces) -> tuple[str, ...]:
 def _choose(traces: Traces, layout: str | None, devices: Sequence[Any]) -> Choice:
     """Return the layout: as asked, or the one that costs least."""
     axes = [axis for axis in traces.grid.axes if axis.kind == "depth"]
+    exact = Choice("exact", {axis.name: [[depth] for depth in axis.values] for axis in axes}, "")
     if layout == "exact" or all(len(axis.values) == 1 for axis in axes):
-        return Choice("exact", {axis.name: [[d] for d in axis.values] for axis in axes}, "")
+        return exact
     if len(axes) > 1:
-        if layout is None:
-            return _choose(traces, "exact", devices)
-        return Choice(layout, {axis.name: [list(axis.values)] for axis in axes}, "")
+        together = {axis.name: [list(axis.values)] for axis in axes}
+        return exact if layout is None else Choice(layout, together, "")
     (axis,) = axes
     (static, *others) = _static_values(traces.grid)
     shared = "ragged" if devices[0].platform == "cpu" else "masked"
@@ -146,7 +146,7 @@ def _choose(traces: Traces, layout: str | None, devices: Sequence[Any]) -> Choic
         sharing = Group(static, {axis.name: tuple(axis.values)})
         if not _can_share(traces, sharing, axis, ragged=shared == "ragged"):
             told = "the run does not take depths that share a program (Depth.active)"
-            return _choose(traces, "exact", devices)._replace(reason=told)
+            return exact._replace(reason=told)
     programs = 1 + len(others)
     members = traces.grid.num_members // len(axis.values)
     cost = _cost(traces, static, axis, programs, devices)

@@ -26,8 +26,9 @@ class Results(NamedTuple):
             array = self.arrays[name]
             inner = tuple(slice(size) for size in values.shape[1:])
             array[(seen.numbers, seen.places, *inner)] = values
-            for number, place in zip(seen.numbers[ended], seen.places[ended], strict=True):
-                array[number, place + 1 :] = array[number, place]
+            for place in np.unique(seen.places[ended]):
+                numbers = seen.numbers[ended & (seen.places == place)]
+                array[numbers, place + 1 :] = array[numbers, place, None]
         for name, values in seen.outcome.items():
             inner = tuple(slice(size) for size in values.shape[1:])
             self.arrays[name][(seen.numbers, *inner)] = values

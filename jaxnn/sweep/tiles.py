@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnn.sweep.jaxprs import largest_bytes, program_digest
+from jaxnn.sweep.jaxprs import largest_bytes
 from jaxnn.sweep.machine import recall
 from jaxnn.sweep.plans import Tile
 from jaxnn.sweep.trace import Trace
@@ -39,7 +39,7 @@ def choose_tile(
 def tuning_name(traced: Trace, devices: np.ndarray) -> str:
     """Return the name under which the best lanes of a program are remembered."""
     kinds = [f"{device.platform} {device.device_kind}" for device in devices.flat]
-    return f"{kinds} {[program_digest(part.jaxpr) for part in traced.parts]}"
+    return f"{kinds} {[part.digest for part in traced.parts]}"
 
 
 def _first_lanes(traced: Trace, devices: np.ndarray) -> int:

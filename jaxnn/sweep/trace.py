@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +12,7 @@ from jax.interpreters.partial_eval import dce_jaxpr
 
 from jaxnn.sweep.axes import Axis
 from jaxnn.sweep.jaxprs import array_digest, program_digest
-from jaxnn.types import Coordinate, Depth, Labelled, Training
+from jaxnn.types import Coordinate, Depth, Labelled, Training, whole_run
 
 Point = dict[str, Any]  # traced values of one member: axis -> [], and `seed`
 
@@ -22,7 +21,8 @@ class Part(NamedTuple):
     """A traced function of the root key, a point and a state."""
 
     jaxpr: Any
-    constants: tuple[Array, ...] = ()  # arrays that it closes over, arguments when compiled
+    constants: tuple[Array, ...]  # arrays that it closes over, arguments when compiled
+    digest: str  # of the program, whatever the values of its constants
 
 
 class Trace(NamedTuple):
@@ -51,9 +51,7 @@ class Trace(NamedTuple):
 
     def digest(self) -> str:
         """Return a digest of what a member computes, arrays that the run closes over included."""
-        parts = [
-            [program_digest(part.jaxpr), *map(array_digest, part.constants)] for part in self.parts
-        ]
+        parts = [[part.digest, *map(array_digest, part.constants)] for part in self.parts]
         return hashlib.sha256(str(parts).encode()).hexdigest()
 
     def uses(self, axis: str) -> bool:
@@ -70,10 +68,11 @@ class Trace(NamedTuple):
         """The whole run's outputs, with shapes for arrays; records have a leading step."""
         if not self.steps:
             return self.observed.outcome
-        length = len(self.steps)
-        records = {n: _with_steps(each, length) for n, each in self.observed.records.items()}
-        step = Coordinate(self.steps, "step", "training step")
-        return {**records, **self.observed.outcome, "step": step}
+        records, outcome, _ = self.observed
+        stacked = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((len(self.steps), *leaf.shape), leaf.dtype), records
+        )
+        return whole_run(stacked, outcome, self.steps)
 
 
 class Observed(NamedTuple):
@@ -180,7 +179,7 @@ def _part(function: Callable[..., Any], *arguments: Any) -> tuple[Part, Any]:
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
     needed = [True] * len(closed.jaxpr.outvars)
     jaxpr, _ = dce_jaxpr(closed.jaxpr, needed, instantiate=True)
-    return Part(jaxpr, tuple(closed.consts)), shapes
+    return Part(jaxpr, tuple(closed.consts), program_digest(jaxpr)), shapes
 
 
 def _reads(jaxpr: Any, place: int) -> bool:
@@ -220,13 +219,6 @@ def _without_keys(state: Any) -> Any:
 
 def _is_key(value: Any) -> bool:
     return jnp.issubdtype(jnp.result_type(value), jax.dtypes.prng_key)
-
-
-def _with_steps(record: Labelled | Coordinate, length: int) -> Labelled | Coordinate:
-    if isinstance(record, Coordinate):
-        return record
-    shape = jax.ShapeDtypeStruct((length, *record.values.shape), record.values.dtype)
-    return replace(record, values=shape, dims=("step", *record.dims))
 
 
 def _argument(axis: Axis, value: Array, ragged: bool) -> Any:

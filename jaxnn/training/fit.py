@@ -5,7 +5,6 @@ whose loss or parameters stop being finite freezes at its last finite parameters
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +15,17 @@ from jax import Array
 from jaxnn.data import Sampling, in_use, next_batch
 from jaxnn.probes import Probe, flow, mean_loss, measure
 from jaxnn.training.checks import check_counts, check_data, check_probes, check_sampling
-from jaxnn.types import Batch, Coordinate, Dataset, Labelled, Loss, Model, Training, Variables
+from jaxnn.types import (
+    Batch,
+    Coordinate,
+    Dataset,
+    Labelled,
+    Loss,
+    Model,
+    Training,
+    Variables,
+    whole_run,
+)
 
 
 class State(NamedTuple):
@@ -160,16 +169,7 @@ def _run_to_end(training: Training) -> dict[str, Labelled | Coordinate]:
     state, later = jax.lax.scan(chunk, start, length=len(training.steps) - 1)
     first = records_of(start)
     records = jax.tree.map(lambda one, rest: jnp.concatenate([one[None], rest]), first, later)
-    return {
-        **{name: _with_steps(each) for name, each in records.items()},
-        **training.outcome(state),
-        "step": Coordinate(training.steps, "step", "training step"),
-    }
-
-
-def _with_steps(record: Labelled | Coordinate) -> Labelled | Coordinate:
-    is_array = isinstance(record, Labelled)
-    return replace(record, dims=("step", *record.dims)) if is_array else record
+    return whole_run(records, training.outcome(state), training.steps)
 
 
 def _step(

@@ -53,8 +53,8 @@ def test_pool_keeps_float64(tmp_path):
 class Lost(ThreadPoolExecutor):
     """An executor whose workers look for the store in another place."""
 
-    def submit(self, function, job, stretches):
-        return super().submit(function, job._replace(store=job.store + "-lost"), stretches)
+    def submit(self, function, job, *rest):
+        return super().submit(function, job._replace(store=job.store + "-lost"), *rest)
 
 
 def test_error_of_a_worker_is_raised(tmp_path):
