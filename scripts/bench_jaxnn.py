@@ -4,8 +4,10 @@ Unlike its opponents jaxnn draws initial weights and batches itself, inside the 
 measures probes, and writes every tile to a store on disk.
 """
 
+import atexit
 import importlib
 import itertools
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -49,9 +51,9 @@ class StoredSweep:
         layout: str | None = None,
     ):
         self._run, self._axes, self._output, self._layout = run, axes, output, layout
-        self._folder = tempfile.TemporaryDirectory()
-        self._stores = (Path(self._folder.name, str(n)) for n in itertools.count())
-        self._store = Path(self._folder.name)
+        self._store = Path(tempfile.mkdtemp(prefix="jaxnn-bench-"))
+        atexit.register(shutil.rmtree, self._store, ignore_errors=True)
+        self._stores = (Path(self._store, str(n)) for n in itertools.count())
         self._attrs: dict[str, Any] = {}
 
     def __call__(self) -> Iterator[np.ndarray]:
