@@ -15,6 +15,7 @@ def pytest_configure():
     os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="jaxnn-cache-")
     jax.config.update("jax_numpy_rank_promotion", "raise")
     jax.config.update("jax_numpy_dtype_promotion", "strict")
+    jax.config.update("jax_disable_most_optimizations", True)  # most of the time is compiling
 
 
 @pytest.fixture(scope="session")

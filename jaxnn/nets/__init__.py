@@ -17,19 +17,26 @@ from jaxnn.nets.initialisers import (
     zeros,
 )
 from jaxnn.nets.mlp import mlp
+from jaxnn.nets.norms import batch_norm, layer_norm
+from jaxnn.nets.residual import fixup, residual_mlp, rezero
 
 __all__ = [
     "activation",
     "activations",
+    "batch_norm",
     "constant",
+    "fixup",
     "gaussian",
     "glorot",
     "he",
     "initialiser",
+    "layer_norm",
     "leaky_relu",
     "lecun",
     "mlp",
     "orthogonal",
+    "residual_mlp",
+    "rezero",
     "uniform",
     "zeros",
 ]

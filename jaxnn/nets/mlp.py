@@ -1,18 +1,20 @@
 """Multilayer perceptrons: a stack of one block, scanned, so compile time does not grow with depth.
 
-Contract of the stack, for layer l = 1 ... depth, with z the pre-activations and phi the activation:
+Contract of the stack, for layer l = 1 ... depth, with z the pre-activations, phi the activation,
+N the normalisation and D the dropout:
 
-    z_1 = W_1 x + b_1
-    z_l = residual z_{l-1} + W_l phi(z_{l-1}) + b_l
-    y = W_out phi(z_depth) + b_out
+    h_0 = D(x)
+    z_1 = N(W_1 h_0 + b_1)
+    z_l = residual z_{l-1} + N(W_l h_{l-1} + b_l)
+    h_l = D(phi(z_l))
+    y = W_out h_depth + b_out
 
-`depth` counts hidden layers; there are depth + 1 weight matrices. Layer l draws from
-`fold_in(key, l)` and the readout from `fold_in(key, 0)`: a deeper network starts with the shallower
-one's layers, whatever the layout.
+`depth` counts hidden layers; there are depth + 1 weight matrices.
 """
 
+import functools
 import math
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +22,46 @@ from jax import Array
 
 from jaxnn.nets.activations import activation as named_activation
 from jaxnn.nets.depth import active_layers, as_depth, layers_present, static_size
+from jaxnn.nets.dropout import check_rate, dropped, layer_words
 from jaxnn.nets.initialisers import Initialiser, lecun, zeros
 from jaxnn.nets.layers import apply_layers
+from jaxnn.nets.norms import Norm, as_norm
+from jaxnn.nets.stacked import chosen, dense, draw, layer_keys, part, repeated, without
 from jaxnn.types import Activation, Depth, Model, Scalar, Taps, Variables
 
-if TYPE_CHECKING:
-    import flax.linen as nn
+
+class Stack(NamedTuple):
+    """What a multilayer perceptron is made of."""
+
+    depth: Depth
+    width: int
+    out: int
+    phi: Activation
+    kernel: Initialiser
+    bias: Initialiser
+    readout: Initialiser
+    residual: bool | Scalar
+    norm: Norm
+    dropout: Scalar | None
+    input_dropout: Scalar | None
+
+
+class Layer(NamedTuple):
+    """What is a hidden layer's own; in the stack, each leaf is `[layer, ...]`."""
+
+    params: dict[str, Any]
+    stats: dict[str, Array]  # of its normalisation
+    shift: Array | None  # [batch, unit]
+    words: Array | None  # [2] key data of its dropout
+    active: Array | None  # [] False: a masked member lacks it
+
+
+class Signals(NamedTuple):
+    """What a hidden layer hands on."""
+
+    pre: Array  # [batch, unit]
+    post: Array  # [batch, unit]
+    stats: dict[str, Array]
 
 
 def mlp(
@@ -38,6 +74,9 @@ def mlp(
     biases: Initialiser | None = None,
     readout: Initialiser | None = None,
     residual: bool | Scalar = False,
+    norm: str | Norm = "none",
+    dropout: Scalar | None = None,
+    input_dropout: Scalar | None = None,
 ) -> Model:
     """Build a multilayer perceptron; inputs are flattened to `[batch, feature]`.
 
@@ -51,12 +90,16 @@ def mlp(
         readout: kernel of the readout; that of the hidden layers unless given.
         residual: add an identity path, z_l = z_{l-1} + W phi(z_{l-1}) + b (Yang & Schoenholz 2017,
             1712.08969); a number is the path's strength and may be traced, 0 being a plain network.
+        norm: 'none', 'batch', 'layer', or a `Norm` such as `jn.batch_norm(epsilon=1e-3)`.
+        dropout: share of each hidden layer's activations set to 0 in training; may be traced.
+        input_dropout: share of the inputs set to 0 in training; may be traced.
 
     Returns:
-        A `Model` whose taps have a `[layer]` axis of the (maximum) depth.
+        A `Model` whose taps have a `[layer]` axis of the (maximum) depth; `post` is what the next
+        layer gets.
 
     Raises:
-        TypeError, ValueError: a size is no positive int, or the activation is unknown.
+        TypeError, ValueError: a size is no positive int, a name is unknown, a rate not in [0, 1).
 
     Example:
         >>> model = mlp(depth=3, width=8, out=2, activation="relu")
@@ -66,107 +109,99 @@ def mlp(
         >>> y.shape, taps.pre.shape
         ((5, 2), (3, 5, 8))
     """
-    import flax.linen as nn  # here, so that importing jaxnn stays light
-
-    levels = as_depth(depth)
-    width, out = static_size("width", width), static_size("out", out)
-    phi = named_activation(activation)
+    check_rate("dropout", dropout)
+    check_rate("input_dropout", input_dropout)
     kernel = weights if weights is not None else lecun()
-    bias = biases if biases is not None else zeros()
-    readout_kernel = readout if readout is not None else kernel
-    layer, last = nn.Dense(width), nn.Dense(out)
-    active = active_layers(levels)
-
-    def init(key: Array, x: Array) -> Variables:
-        features = math.prod(x.shape[1:])
-        keys = _layer_keys(key, levels.maximum)
-        bias_keys, kernel_keys = keys[:, 0], keys[:, 1]
-        hidden_biases = _draw(bias, bias_keys[1:], (width,), x.dtype)
-        params = {
-            "first": {
-                "kernel": kernel(kernel_keys[1], (features, width), x.dtype),
-                "bias": hidden_biases[0],
-            },
-            "readout": {
-                "kernel": readout_kernel(kernel_keys[0], (width, out), x.dtype),
-                "bias": bias(bias_keys[0], (out,), x.dtype),
-            },
-        }
-        if levels.maximum > 1:
-            kernels = _draw(kernel, kernel_keys[2:], (width, width), x.dtype)
-            hidden = {"kernel": kernels, "bias": hidden_biases[1:]}
-            params["hidden"] = hidden if active is None else _without(hidden, ~active[1:])
-        return {"params": params}
-
-    def apply(
-        variables: Variables,
-        x: Array,
-        *,
-        key: Array | None = None,
-        train: bool = False,
-        shift: Array | None = None,
-    ) -> tuple[Array, Taps, Variables]:
-        params = variables["params"]
-        pre = _dense(layer, params["first"], _flat(x))
-        pre = pre if shift is None else pre + shift[0]
-        first = Taps(pre, phi.function(pre))
-        taps = jax.tree.map(lambda leaf: leaf[None], first)
-        last_taps = first
-        if levels.maximum > 1:
-            step = _hidden_step(layer, phi, residual)
-            inputs = (params["hidden"], _tail(shift), _tail(active))
-            present = layers_present(levels, train=train)
-            last_taps, rest = apply_layers(step, first, inputs, present)
-            taps = jax.tree.map(lambda *parts: jnp.concatenate(parts), taps, rest)
-        y = _dense(last, params["readout"], last_taps.post)
-        return y, taps, variables
-
-    return Model(init, apply, phi, active)
+    stack = Stack(
+        as_depth(depth),
+        static_size("width", width),
+        static_size("out", out),
+        named_activation(activation),
+        kernel,
+        biases if biases is not None else zeros(),
+        readout if readout is not None else kernel,
+        residual,
+        as_norm(norm),
+        dropout,
+        input_dropout,
+    )
+    init, apply = functools.partial(_init, stack), functools.partial(_apply, stack)
+    return Model(init, apply, stack.phi, active_layers(stack.depth))
 
 
-def _hidden_step(layer: "nn.Dense", phi: Activation, residual: bool | Scalar):
-    """Return the scan's body: one hidden layer, the identity where a masked member lacks it."""
-
-    def step(carry: Taps, inputs: tuple[Any, Array | None, Array | None]) -> Taps:
-        params, shift, active = inputs
-        pre = _dense(layer, params, carry.post)
-        if residual is not False:
-            pre = jnp.asarray(residual, pre.dtype) * carry.pre + pre
-        pre = pre if shift is None else pre + shift
-        new = Taps(pre, phi.function(pre))
-        if active is not None:
-            new = jax.tree.map(lambda ours, past: jnp.where(active, ours, past), new, carry)
-        return new
-
-    return step
-
-
-def _dense(layer: "nn.Dense", params: dict[str, Array], x: Array) -> Array:
-    return cast(Array, layer.apply({"params": params}, x))
-
-
-def _layer_keys(key: Array, depth: int) -> Array:
-    """Return keys `[depth + 1, 2]` for bias and kernel: the readout's, then each hidden layer's."""
-    numbers = jnp.arange(depth + 1)
-    return jax.vmap(lambda number: jax.random.split(jax.random.fold_in(key, number)))(numbers)
-
-
-def _without(layers: dict[str, Array], absent: Array) -> dict[str, Array]:
-    """Zero the layers that a masked member lacks, so that norms and penalties do not see them."""
-    return {
-        name: jnp.where(absent.reshape(-1, *[1] * (leaf.ndim - 1)), 0, leaf)
-        for name, leaf in layers.items()
+def _init(stack: Stack, key: Array, x: Array) -> Variables:
+    features, width, above = math.prod(x.shape[1:]), stack.width, stack.depth.maximum - 1
+    bias_keys, kernel_keys = layer_keys(key, stack.depth.maximum)
+    hidden_biases = draw(stack.bias, bias_keys[1:], (width,), x.dtype)
+    norm, stats = stack.norm.init(width, x.dtype)
+    extra = {"norm": norm} if norm else {}
+    params: dict[str, Any] = {
+        "first": {
+            "kernel": stack.kernel(kernel_keys[1], (features, width), x.dtype),
+            "bias": hidden_biases[0],
+            **extra,
+        },
+        "readout": {
+            "kernel": stack.readout(kernel_keys[0], (width, stack.out), x.dtype),
+            "bias": stack.bias(bias_keys[0], (stack.out,), x.dtype),
+        },
     }
+    if above:
+        kernels = draw(stack.kernel, kernel_keys[2:], (width, width), x.dtype)
+        hidden = {"kernel": kernels, "bias": hidden_biases[1:], **repeated(extra, above)}
+        active = active_layers(stack.depth)
+        params["hidden"] = hidden if active is None else without(hidden, ~active[1:])
+    if not stats:
+        return {"params": params}
+    return {"params": params, "batch_stats": {"first": stats, "hidden": repeated(stats, above)}}
 
 
-def _draw(initialise: Initialiser, keys: Array, shape: tuple[int, ...], dtype: Any) -> Array:
-    """Draw one array for each key; all of a shape at once, since each shape costs compile time."""
-    return jax.vmap(lambda key: initialise(key, shape, dtype))(keys)
+def _apply(
+    stack: Stack,
+    variables: Variables,
+    x: Array,
+    *,
+    key: Array | None = None,
+    train: bool = False,
+    shift: Array | None = None,
+) -> tuple[Array, Taps, Variables]:
+    params, stats = variables["params"], variables.get("batch_stats", {})
+    rates = (stack.input_dropout, stack.dropout)
+    words = layer_words(key, stack.depth.maximum) if train and rates != (None, None) else None
+    h = dropped(part(words, 0), x.reshape(x.shape[0], -1), stack.input_dropout)
+
+    def layer(group: str, where: int | slice) -> Layer:
+        above = part(active_layers(stack.depth), where)
+        shifts, keys = part(shift, where), part(words, slice(1, None))
+        return Layer(params[group], stats.get(group, {}), shifts, part(keys, where), above)
+
+    first = _hidden_layer(stack, train, layer("first", 0), h)
+    last, taps = first, jax.tree.map(lambda leaf: leaf[None], first)
+    if stack.depth.maximum > 1:
+        step = functools.partial(_step, stack, train)
+        present = layers_present(stack.depth, train=train, before=1)
+        last, rest = apply_layers(step, first, layer("hidden", slice(1, None)), present)
+        taps = jax.tree.map(lambda *parts: jnp.concatenate(parts), taps, rest)
+    y = dense(params["readout"], last.post)
+    if stats:
+        moved = {"first": first.stats, "hidden": jax.tree.map(lambda leaf: leaf[1:], taps.stats)}
+        variables = {**variables, "batch_stats": moved}
+    return y, Taps(taps.pre, taps.post), variables
 
 
-def _flat(x: Array) -> Array:
-    return x.reshape(x.shape[0], -1)
+def _hidden_layer(
+    stack: Stack, train: bool, layer: Layer, h: Array, below: Array | None = None
+) -> Signals:
+    """Apply one hidden layer to h `[batch, unit]`; `below` is the last layer's pre-activation."""
+    norm = layer.params.get("norm", {})
+    pre, stats = stack.norm.apply(norm, layer.stats, dense(layer.params, h), train=train)
+    if below is not None and stack.residual is not False:
+        pre = jnp.asarray(stack.residual, pre.dtype) * below + pre
+    pre = pre if layer.shift is None else pre + layer.shift
+    return Signals(pre, dropped(layer.words, stack.phi.function(pre), stack.dropout), stats)
 
 
-def _tail(leading: Array | None) -> Array | None:
-    return None if leading is None else leading[1:]
+def _step(stack: Stack, train: bool, below: Signals, layer: Layer) -> Signals:
+    """Apply a layer of the stack; where a masked member lacks it, the identity."""
+    new = _hidden_layer(stack, train, layer, below.post, below.pre)
+    return chosen(layer.active, new, below._replace(stats=layer.stats))
