@@ -22,6 +22,8 @@ from jaxnn.nets import (
     orthogonal,
     residual_mlp,
     rezero,
+    rnn,
+    scaled_identity,
     uniform,
     zeros,
 )
@@ -91,6 +93,8 @@ __all__ = [
     "probes",
     "residual_mlp",
     "rezero",
+    "rnn",
+    "scaled_identity",
     "spawn_pool",
     "squared_error",
     "sweep",

@@ -18,6 +18,10 @@ from jaxnn.nets.initialisers import (
 )
 from jaxnn.nets.mlp import mlp
 from jaxnn.nets.norms import batch_norm, layer_norm
+from jaxnn.nets.recurrent import (
+    rnn,
+    scaled_identity,
+)
 from jaxnn.nets.residual import fixup, residual_mlp, rezero
 
 __all__ = [
@@ -37,6 +41,8 @@ __all__ = [
     "orthogonal",
     "residual_mlp",
     "rezero",
+    "rnn",
+    "scaled_identity",
     "uniform",
     "zeros",
 ]
