@@ -12,12 +12,13 @@ import jax
 from jax import Array
 
 Variables = dict[str, Any]
-"""A plain dictionary of arrays. `variables["params"]` is trained; its groups are `first` (one
-layer), `hidden` (layers stacked on a leading axis `[layer, ...]`) and `readout`, each with `kernel`
-and `bias`."""
+"""A plain dictionary of arrays. `variables["params"]` is trained; its groups are `embed` (before the
+hidden layers, not tapped), `first` (one tapped layer), `hidden` (layers stacked on a leading axis
+`[layer, ...]`) and `readout`, those that a family has, with leaves called `kernel`
+`[..., fan_in, unit]` and `bias`. `variables["batch_stats"]`, where it is there, moves in training."""
 
 Loss = Callable[[Array, Array], Array]
-"""`(outputs [batch, out], targets [batch, ...]) -> [batch]`, the loss of each example."""
+"""`(outputs [batch, ..., out], targets [batch, ...]) -> [batch]`, the loss of each example."""
 
 Scalar = float | Array
 """A number that may be traced: a hyperparameter that a sweep can batch over."""
@@ -63,7 +64,7 @@ class Batch(NamedTuple):
     """Examples with their targets and weights; a weight of 0 takes an example out."""
 
     x: Array  # [batch, ...]
-    y: Array  # [batch] integer class, or [batch, out] real target
+    y: Array  # [batch] or [batch, time] integer class, or [batch, (time,) out] real target
     weight: Array | None = None  # [batch]; None: all 1
 
 

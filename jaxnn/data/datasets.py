@@ -12,16 +12,27 @@ Host side and numpy only: it runs once, before any tracing. The contract of what
 It does not augment and does not stream: a task is arrays that fit in memory.
 """
 
-import operator
 from collections.abc import Iterator
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jaxnn.data.checks import checked_seed
+from jaxnn.data.splits import shuffle, split
 from jaxnn.types import Batch, Dataset
 
 STANDARDIZE = ("feature", "global", None)
 """What `standardize` may be."""
+
+CHUNK = 2**16  # numbers that are held in float64 at a time: they fit a core's cache
+
+
+class Split(TypedDict, total=False):
+    """The sizes of the splits, as `dataset` takes them."""
+
+    validation: float
+    test: float
 
 
 def dataset(
@@ -29,7 +40,7 @@ def dataset(
     y: ArrayLike,
     *,
     validation: float = 0.15,
-    test: float = 0.15,
+    test: float | tuple[ArrayLike, ArrayLike] = 0.15,
     standardize: str | None = "feature",
     seed: int = 0,
 ) -> Dataset:
@@ -47,7 +58,8 @@ def dataset(
         x: `[example, ...]` real inputs, all finite.
         y: `[example]` integer classes `0..C-1`, or `[example, out]` floating-point targets.
         validation: fraction of the examples (of each class) for validation, above 0.
-        test: fraction of the examples (of each class) for the test split, above 0.
+        test: fraction of the examples (of each class) for the test split, above 0; or the test
+            examples themselves, a pair `(x, y)`, where a task comes with its own.
         standardize: `"feature"`, `"global"` or `None` (inputs as they are).
         seed: non-negative integer that decides who is in which split, and the order.
 
@@ -66,60 +78,92 @@ def dataset(
         >>> [int(label) for label in np.bincount(task.train.y[:14])]
         [7, 7]
     """
-    x, y = _checked_arrays(x, y)
-    _check_fractions(validation, test)
+    x, y = _checked_arrays("x", x, "y", y)
+    _check_classes(y)
+    given = _checked_test(test, x, y) if isinstance(test, tuple) else None
+    fraction = 0.0 if isinstance(test, tuple) else test
+    _check_fractions(validation, fraction, given is not None)
     if standardize not in STANDARDIZE:
         raise ValueError(f"standardize must be one of {STANDARDIZE}, got {standardize!r}")
-    generator = np.random.default_rng(_checked_seed(seed))
-    strata = y if y.ndim == 1 else np.zeros(len(y), np.int32)  # real targets: one stratum
-    parts = _split(strata, validation, test, generator)
-    mean, std = _moments(x[parts[0]], standardize)
-    inputs = [((x[part] - mean) / std).astype(np.float32) for part in parts]
-    train, held_out, unseen = (  # numpy's arrays until a run takes them to its device
-        Batch(part_x, y[part])  # pyright: ignore[reportArgumentType]
-        for part_x, part in zip(inputs, parts, strict=True)
+    generator = np.random.default_rng(checked_seed(seed))
+    train, held_out, unseen = split(_strata(y), validation, fraction, generator)
+    test_x, test_y = (x, y) if given is None else given
+    unseen = unseen if given is None else shuffle(_strata(test_y), generator)
+    moments = _moments(x, train, standardize)
+    return Dataset(
+        _batch(x, y, train, *moments),
+        _batch(x, y, held_out, *moments),
+        _batch(test_x, test_y, unseen, *moments),
     )
-    return Dataset(train, held_out, unseen)
 
 
-def _checked_arrays(x: ArrayLike, y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Return x in float64 and y in its final dtype, or say what is wrong with them."""
+def _checked_arrays(
+    x_name: str, x: ArrayLike, y_name: str, y: ArrayLike
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return x as it is and y in its final dtype, or say what is wrong with them."""
     x, y = np.asarray(x), np.asarray(y)
     if x.dtype.kind not in "biuf" or x.ndim < 2 or x.size == 0:
         raise ValueError(
-            f"x must be a non-empty array of real numbers [example, ...], got shape {x.shape} and "
-            f"dtype {x.dtype}; for one number an example give x[:, None]"
+            f"{x_name} must be a non-empty array of real numbers [example, ...], got shape "
+            f"{x.shape} and dtype {x.dtype}; for one number an example give x[:, None]"
         )
     if y.ndim == 0 or len(x) != len(y):
         raise ValueError(
-            f"x and y must have one row for each example, got x of shape {x.shape} and y of shape "
-            f"{y.shape}"
+            f"{x_name} and {y_name} must have one row for each example, got {x_name} of shape "
+            f"{x.shape} and {y_name} of shape {y.shape}"
         )
-    _check_finite("x", x)
-    return x.astype(np.float64), _checked_targets(y)
+    _check_finite(x_name, x)
+    return x, _checked_targets(y_name, y)
 
 
-def _checked_targets(y: np.ndarray) -> np.ndarray:
+def _checked_targets(name: str, y: np.ndarray) -> np.ndarray:
     """Return integer classes as int32 [example], real targets as float32 [example, out]."""
     if y.dtype.kind == "f" and y.ndim == 2 and y.shape[1] > 0:
-        _check_finite("y", y)
+        _check_finite(name, y)
         return y.astype(np.float32)
     if y.dtype.kind not in "biu" or y.ndim != 1:
         raise ValueError(
-            "y must be integer classes [example] or floating-point targets [example, out], got "
-            f"shape {y.shape} and dtype {y.dtype}; for classes give y.astype(int) (one-hot: "
+            f"{name} must be integer classes [example] or floating-point targets [example, out], "
+            f"got shape {y.shape} and dtype {y.dtype}; for classes give y.astype(int) (one-hot: "
             "y.argmax(1)), for regression y.astype(float) with two axes (y[:, None])"
-        )
-    present = np.unique(y)
-    if not np.array_equal(present, np.arange(len(present))):
-        raise ValueError(
-            f"y must hold the classes 0..C-1, each at least once, got {len(present)} classes from "
-            f"{present[0]} to {present[-1]}; renumber them by np.unique(y, return_inverse=True)[1]"
         )
     return y.astype(np.int32)
 
 
+def _check_classes(y: np.ndarray) -> None:
+    present = np.unique(y)
+    if y.ndim == 1 and not np.array_equal(present, np.arange(len(present))):
+        raise ValueError(
+            f"y must hold the classes 0..C-1, each at least once, got {len(present)} classes from "
+            f"{present[0]} to {present[-1]}; renumber them by np.unique(y, return_inverse=True)[1]"
+        )
+
+
+def _checked_test(
+    test: tuple[ArrayLike, ArrayLike], x: np.ndarray, y: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the given test examples, or say how they differ from the others."""
+    if len(test) != 2:
+        raise ValueError(f"test must be a fraction or a pair (x, y), got {len(test)} entries")
+    test_x, test_y = _checked_arrays("test x", test[0], "test y", test[1])
+    alike = test_x.shape[1:] == x.shape[1:] and test_y.shape[1:] == y.shape[1:]
+    if not alike or test_y.dtype != y.dtype:
+        raise ValueError(
+            f"test must hold examples like the others: x of shape {x.shape[1:]} and y of shape "
+            f"{y.shape[1:]} and dtype {y.dtype} each, got x of shape {test_x.shape[1:]} and y of "
+            f"shape {test_y.shape[1:]} and dtype {test_y.dtype} each"
+        )
+    if y.ndim == 1 and not 0 <= test_y.min() <= test_y.max() <= y.max():
+        raise ValueError(
+            f"test y must hold classes from 0 to {y.max()}, those of y, got {test_y.min()} to "
+            f"{test_y.max()}"
+        )
+    return test_x, test_y
+
+
 def _check_finite(name: str, values: np.ndarray) -> None:
+    if values.dtype.kind != "f":
+        return
     with np.errstate(over="ignore"):
         finite = np.isfinite(values.astype(np.float32)).reshape(len(values), -1)
     bad = np.logical_not(finite.all(axis=1))
@@ -130,65 +174,47 @@ def _check_finite(name: str, values: np.ndarray) -> None:
         )
 
 
-def _check_fractions(validation: float, test: float) -> None:
-    if not (0 < validation < 1 and 0 < test < 1 and validation + test < 1):
+def _check_fractions(validation: float, test: float, given: bool) -> None:
+    if not (0 < validation < 1 and (given or 0 < test < 1) and validation + test < 1):
         raise ValueError(
             "validation and test must be fractions above 0 that leave some examples for training "
             f"(validation + test < 1), got validation={validation} and test={test}"
         )
 
 
-def _checked_seed(seed: int) -> int:
-    try:
-        if (number := operator.index(seed)) >= 0:
-            return number
-    except TypeError:
-        pass
-    raise ValueError(f"seed must be a non-negative integer, got {seed!r}")
+def _strata(y: np.ndarray) -> np.ndarray:
+    """Return the classes; of real targets, one stratum."""
+    return y if y.ndim == 1 else np.zeros(len(y), np.int32)
 
 
-def _split(
-    strata: np.ndarray, validation: float, test: float, generator: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the indices of the training, validation and test examples, each in turns by class."""
-    cuts = [_cut(rows, validation, test) for rows in _shuffled_strata(strata, generator)]
-    train, held_out, unseen = (_in_turns(part, generator) for part in zip(*cuts, strict=True))
-    return train, held_out, unseen
-
-
-def _shuffled_strata(strata: np.ndarray, generator: np.random.Generator) -> Iterator[np.ndarray]:
-    """Yield the shuffled row numbers of each class."""
-    for stratum in range(strata.max() + 1):
-        yield generator.permutation(np.flatnonzero(strata == stratum))
-
-
-def _cut(rows: np.ndarray, validation: float, test: float) -> tuple[np.ndarray, ...]:
-    """Cut the rows of one class into training, validation and test."""
-    num_validation, num_test = round(validation * len(rows)), round(test * len(rows))
-    num_train = len(rows) - num_validation - num_test
-    if min(num_train, num_validation, num_test) < 1:
-        raise ValueError(
-            "validation and test must leave every class at least one example in each split, got "
-            f"{num_train} training, {num_validation} validation and {num_test} test examples of a "
-            f"class that has {len(rows)}; give more examples or larger fractions"
-        )
-    return rows[:num_train], rows[num_train : num_train + num_validation], rows[-num_test:]
-
-
-def _in_turns(strata: tuple[np.ndarray, ...], generator: np.random.Generator) -> np.ndarray:
-    """Merge the classes evenly: example i of n in its class stands at (i + 1/2) / n of the order.
-
-    Up to any point t each class has shown t n of its n examples, within 1/2. Ties are broken at
-    random, so that balanced classes come in blocks of C with one example each, in random order.
-    """
-    rows = np.concatenate(strata)
-    place = np.concatenate([(np.arange(len(part)) + 0.5) / len(part) for part in strata])
-    return rows[np.lexsort((generator.random(len(rows)), place))]
-
-
-def _moments(x: np.ndarray, standardize: str | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean and standard deviation to standardise by, in float64."""
+def _moments(
+    x: np.ndarray, rows: np.ndarray, standardize: str | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean and standard deviation of some rows to standardise by, in float64."""
     if standardize is None:
         return np.zeros(()), np.ones(())
     axis = 0 if standardize == "feature" else None
-    return x.mean(axis), np.where(np.ptp(x, axis) > 0, x.std(axis), 1.0)
+    count = len(rows) if standardize == "feature" else len(rows) * x[0].size
+    used = x[rows]
+    mean = sum(chunk.sum(axis) for chunk in _chunks(used)) / count
+    variance = sum(((chunk - mean) ** 2).sum(axis) for chunk in _chunks(used)) / count
+    varies = used.max(axis) > used.min(axis)
+    return np.asarray(mean), np.where(varies, np.sqrt(variance), 1.0)
+
+
+def _chunks(x: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield all examples in float64, some at a time: images of bytes would be 8 times as large."""
+    num_rows = max(1, CHUNK // x[0].size)
+    for start in range(0, len(x), num_rows):
+        yield x[start : start + num_rows].astype(np.float64)
+
+
+def _batch(
+    x: np.ndarray, y: np.ndarray, rows: np.ndarray, mean: np.ndarray, std: np.ndarray
+) -> Batch:
+    """Return some examples, their inputs standardised: numpy's arrays until a run takes them."""
+    inputs, filled = np.empty((len(rows), *x.shape[1:]), np.float32), 0
+    for chunk in _chunks(x[rows]):
+        inputs[filled : filled + len(chunk)] = (chunk - mean) / std
+        filled += len(chunk)
+    return Batch(inputs, y[rows])  # pyright: ignore[reportArgumentType]

@@ -9,19 +9,13 @@ import functools
 import gzip
 import io
 from importlib import resources
-from typing import TypedDict, Unpack
+from typing import Unpack
 
 import numpy as np
 
-from jaxnn.data.datasets import dataset
+from jaxnn.data.checks import check_counts
+from jaxnn.data.datasets import Split, dataset
 from jaxnn.types import Dataset
-
-
-class Split(TypedDict, total=False):
-    """The sizes of the splits, as `dataset` takes them."""
-
-    validation: float
-    test: float
 
 
 def digits(
@@ -129,7 +123,7 @@ def two_spirals(
         The task is that of K. Lang and M. Witbrock (1988), Learning to tell two spirals apart, with
         random in place of evenly spaced points.
     """
-    _check_num_examples(num_examples)
+    check_counts(num_examples=num_examples)
     generator = np.random.default_rng((seed, 1))  # not the stream that `dataset` splits with
     y = np.arange(num_examples) % 2
     radius = np.sqrt(generator.random(num_examples))
@@ -171,7 +165,7 @@ def blobs(
     """
     from sklearn.datasets import make_blobs
 
-    _check_num_examples(num_examples)
+    check_counts(num_examples=num_examples)
     x, y, *_ = make_blobs(
         num_examples, num_features, centers=centers, cluster_std=cluster_std, random_state=seed
     )
@@ -208,11 +202,6 @@ def circles(
     """
     from sklearn.datasets import make_circles
 
-    _check_num_examples(num_examples)
+    check_counts(num_examples=num_examples)
     x, y = make_circles(num_examples, noise=noise, factor=factor, random_state=seed)
     return dataset(x, y, standardize=standardize, seed=seed, **split)
-
-
-def _check_num_examples(num_examples: int) -> None:
-    if num_examples < 1:
-        raise ValueError(f"num_examples must be a positive integer, got {num_examples}")

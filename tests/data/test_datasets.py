@@ -143,6 +143,44 @@ def test_none_leaves_inputs_unchanged():
     assert set(rows(task, "train")) < set(range(sum(COUNTS)))
 
 
+def test_given_test_examples_are_the_test_split_and_fit_nothing():
+    x, y = skewed()
+    other_x, other_y = x[:100] + 1000, np.repeat([1, 0], [70, 30])
+    task = data.dataset(x, y, test=(other_x, other_y), validation=0.1, standardize=None)
+    assert [len(batch.y) for batch in task[:3]] == [360, 40, 100]
+    row = {tuple(each): place for place, each in enumerate(other_x.astype(np.float32))}
+    places = [row[tuple(each)] for each in task.test.x]
+    np.testing.assert_array_equal(np.sort(places), np.arange(100))
+    np.testing.assert_array_equal(task.test.y, other_y[places])
+    assert abs(task.test.y[:50].sum() - 35) <= 1  # the classes take turns
+    scaled = data.dataset(x, y, test=(other_x, other_y), validation=0.1)
+    moved = data.dataset(x, y, test=(other_x * 2, other_y), validation=0.1)
+    np.testing.assert_array_equal(scaled.train.x, moved.train.x)
+    assert scaled.test.x[:, 0].min() > 1000
+
+
+def test_given_test_examples_may_miss_classes_and_be_real():
+    x, y = numbered((20, 20))
+    task = data.dataset(x, y, test=(x[:3], y[:3]))
+    np.testing.assert_array_equal(task.test.y, [0, 0, 0])
+    task = data.dataset(x, x[:, :1] * 1.0, test=(x[:3], x[:3, :1] * 1.0), standardize=None)
+    np.testing.assert_array_equal(task.test.x[:, :1], task.test.y)
+
+
+@pytest.mark.parametrize("standardize", ["feature", "global", None])
+def test_bytes_are_standardised_as_floats_are(standardize):
+    """Also where the examples are more than are held in float64 at a time."""
+    x = np.random.default_rng(0).integers(0, 256, (300, 8000), np.uint8)
+    x[:, 0] = 7
+    y = np.arange(300) % 2
+    found = data.dataset(x, y, standardize=standardize)
+    raw = data.dataset(x, y, standardize=None).train.x.astype(np.float64)
+    axis = 0 if standardize == "feature" else None
+    mean, std = (raw.mean(axis), raw.std(axis)) if standardize else (0.0, 1.0)
+    expected = (raw - mean) / np.where(std == 0, 1.0, std)
+    np.testing.assert_allclose(found.train.x, expected, rtol=1e-6, atol=1e-6)
+
+
 GOOD_X, GOOD_Y = numbered((20, 20))
 
 
@@ -172,6 +210,17 @@ def changed(array, index, value):
         (GOOD_X, GOOD_Y, {"validation": 0.0}, "fractions above 0.*validation=0.0"),
         (GOOD_X, GOOD_Y, {"test": -0.1}, "fractions above 0.*test=-0.1"),
         (GOOD_X, GOOD_Y, {"test": np.nan}, "fractions above 0.*test=nan"),
+        (GOOD_X, GOOD_Y, {"test": (GOOD_X, GOOD_Y, GOOD_Y)}, r"a pair \(x, y\), got 3 entries"),
+        (
+            GOOD_X,
+            GOOD_Y,
+            {"test": (GOOD_X[:, :1], GOOD_Y)},
+            r"test must hold examples like.*\(1,\)",
+        ),
+        (GOOD_X, GOOD_Y, {"test": (GOOD_X, GOOD_X)}, "test must hold examples like.*float32"),
+        (GOOD_X, GOOD_Y, {"test": (GOOD_X, GOOD_Y + 1)}, "test y must hold classes from 0 to 1"),
+        (GOOD_X, GOOD_Y, {"test": (GOOD_X[:0], GOOD_Y[:0])}, "test x must be a non-empty"),
+        (GOOD_X, GOOD_Y, {"test": (GOOD_X, GOOD_Y), "validation": 0.0}, "validation=0.0"),
         (GOOD_X, GOOD_Y, {"validation": 0.5, "test": 0.5}, r"validation \+ test < 1"),
         (GOOD_X, GOOD_Y, {"test": 0.02}, "every class at least one.*0 test examples"),
         (GOOD_X, GOOD_Y, {"validation": 0.49, "test": 0.5}, "every class.*got 0 training"),
