@@ -7,12 +7,15 @@ from jaxnn.nets import activations
 from jaxnn.nets.activations import activation, leaky_relu
 from jaxnn.nets.initialisers import (
     constant,
+    delta_orthogonal,
     gaussian,
     glorot,
     he,
     initialiser,
     lecun,
+    looks_linear,
     orthogonal,
+    sparse,
     uniform,
     zeros,
 )
@@ -22,6 +25,10 @@ from jaxnn.nets.recurrent import (
     rnn,
     scaled_identity,
 )
+from jaxnn.nets.reinitialise import (
+    lsuv,
+    rai,
+)
 from jaxnn.nets.residual import fixup, residual_mlp, rezero
 
 __all__ = [
@@ -29,6 +36,7 @@ __all__ = [
     "activations",
     "batch_norm",
     "constant",
+    "delta_orthogonal",
     "fixup",
     "gaussian",
     "glorot",
@@ -37,12 +45,16 @@ __all__ = [
     "layer_norm",
     "leaky_relu",
     "lecun",
+    "looks_linear",
+    "lsuv",
     "mlp",
     "orthogonal",
+    "rai",
     "residual_mlp",
     "rezero",
     "rnn",
     "scaled_identity",
+    "sparse",
     "uniform",
     "zeros",
 ]

@@ -3,6 +3,7 @@
 Contract: a builder returns `(key, shape, dtype) -> array`, the signature of flax and jax.
 A kernel has shape `[..., fan_in, fan_out]`. A bias has shape `[unit]` and no fan: there,
 `gaussian` and `uniform` take their gain as the standard deviation or the bound itself.
+Schemes that see a whole network, or biases beside kernels, are in `jaxnn.nets.reinitialise`.
 """
 
 import math
@@ -19,6 +20,7 @@ from jaxnn.types import Scalar
 Initialiser = Callable[[Array, Sequence[int], Any], Array]
 Fan = Literal["in", "out"]
 Distribution = Literal["normal", "uniform"]
+Place = Literal["first", "hidden", "readout"]
 
 _FAN_MODES = {"in": "fan_in", "out": "fan_out", "average": "fan_avg"}
 
@@ -98,6 +100,94 @@ def orthogonal(gain: Scalar = 1.0) -> Initialiser:
     return initialise
 
 
+def delta_orthogonal(gain: Scalar = 1.0) -> Initialiser:
+    """Draw convolutions that map each pixel orthogonally (Xiao et al. 2018, 1806.05393).
+
+    A kernel `[..., in, out]` is zero but at the centre of its window, place (size - 1) // 2 of each
+    axis, where a "SAME" convolution reads the output's own pixel. There its rows are orthonormal
+    times the gain: at stride 1 an input's norm is multiplied by exactly the gain.
+
+    Raises:
+        ValueError: in > out, as in most readouts: no such map keeps norms.
+    """
+
+    def initialise(key: Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
+        _check_kernel(shape)
+        *window, fan_in, fan_out = shape
+        if fan_in > fan_out:
+            raise ValueError(
+                f"delta_orthogonal: expected a kernel [..., in, out] with in <= out, got shape "
+                f"{tuple(shape)}; it cannot keep norms: give this layer orthogonal()"
+            )
+        centre = tuple((size - 1) // 2 for size in window)
+        tap = orthogonal(gain)(key, (fan_in, fan_out), dtype)
+        return jnp.zeros(tuple(shape), dtype).at[centre].set(tap)
+
+    return initialise
+
+
+def looks_linear(gain: Scalar = 1.0, *, layer: Place | None = None) -> Initialiser:
+    """Draw mirrored kernels: a relu network starts linear (Balduzzi et al. 2017, 1702.08591).
+
+    With W gain times a Haar orthogonal block, and u = W^T x or, of the two halves, W^T (h_1 - h_2):
+
+        first    [W, -W]              x -> (u, -u)
+        hidden   [[W, -W], [-W, W]]   (h_1, h_2) -> (u, -u)
+        readout  [[W], [-W]]          (h_1, h_2) -> u
+
+    As relu(u) - relu(-u) = u (gelu and silu too; leaky relu: (1 + slope) u), a network is linear if
+    it is `mlp(..., weights=looks_linear(), readout=looks_linear(layer="readout"))` with zero biases
+    and an even width, and an isometry if neither width / 2 nor the outputs are fewer than the input
+    features. Unless `layer` says which of the three it is, a square kernel counts as hidden, others
+    as first: a first layer as wide as its input would see half of it, so choose another width.
+
+    Raises:
+        ValueError: the place is unknown, or a mirrored side has an odd size.
+    """
+    if layer is not None and layer not in get_args(Place):
+        raise ValueError(f"layer: expected 'first', 'hidden', 'readout' or None, got {layer!r}")
+
+    def initialise(key: Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
+        _check_kernel(shape)
+        *window, fan_in, fan_out = shape
+        place = layer or ("hidden" if fan_in == fan_out else "first")
+        rows, columns = 1 + (place != "first"), 1 + (place != "readout")
+        if fan_in % rows or fan_out % columns:
+            raise ValueError(
+                f"looks_linear: expected an even width to mirror in a {place} kernel, "
+                f"got shape {tuple(shape)}"
+            )
+        block = orthogonal(gain)(key, (*window, fan_in // rows, fan_out // columns), dtype)
+        return jnp.kron(jnp.asarray([[1, -1], [-1, 1]], dtype)[:rows, :columns], block)
+
+    return initialise
+
+
+def sparse(gain: Scalar = 1.0, *, num_nonzero: int | Array = 15) -> Initialiser:
+    """Draw kernels with so many nonzero weights into each unit (Martens 2010).
+
+    Their places are uniformly random and their values N(0, gain^2 / num_nonzero), so Martens's unit
+    normals are gain = sqrt(num_nonzero). Both numbers may be traced. At most fan_in are nonzero.
+
+    Raises:
+        ValueError: num_nonzero is below 1.
+    """
+    if isinstance(num_nonzero, int) and num_nonzero < 1:
+        raise ValueError(f"num_nonzero: expected at least 1, got {num_nonzero}")
+
+    def initialise(key: Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
+        _check_kernel(shape)
+        fan_in, fan_out = math.prod(shape[:-1]), shape[-1]
+        place_key, draw_key = jax.random.split(key)
+        rows = jax.lax.broadcasted_iota(jnp.int32, (fan_in, fan_out), 0)
+        ranks = jax.random.permutation(place_key, rows, independent=True)
+        count = jnp.minimum(jnp.asarray(num_nonzero, jnp.int32), fan_in)
+        draws = gaussian(gain)(draw_key, (fan_in * fan_out,), dtype) / jnp.sqrt(count.astype(dtype))
+        return jnp.where(ranks.ravel() < count, draws, 0).reshape(tuple(shape))
+
+    return initialise
+
+
 def _check_kernel(shape: Sequence[int]) -> None:
     if len(shape) < 2:
         raise ValueError(
@@ -137,13 +227,15 @@ def zeros() -> Initialiser:
     return constant(0.0)
 
 
-INITIALISERS: dict[str, Callable[..., Initialiser]] = {
+INITIALISERS: dict[str, Callable[..., Initialiser]] = {  # one of them serves a whole network
     "gaussian": gaussian,
     "standard": uniform,
     "lecun": lecun,
     "glorot": glorot,
     "he": he,
     "orthogonal": orthogonal,
+    "delta_orthogonal": delta_orthogonal,
+    "sparse": sparse,
 }
 
 
