@@ -12,10 +12,10 @@ import jax
 from jax import Array
 
 Variables = dict[str, Any]
-"""A plain dictionary of arrays. `variables["params"]` is trained; its groups are `embed` (before the
-hidden layers, not tapped), `first` (one tapped layer), `hidden` (layers stacked on a leading axis
-`[layer, ...]`) and `readout`, those that a family has, with leaves called `kernel`
-`[..., fan_in, unit]` and `bias`. `variables["batch_stats"]`, where it is there, moves in training."""
+"""A plain dictionary of arrays. `variables["params"]` is trained; of its groups a family has some:
+`embed` (before the hidden layers, not tapped), `first` (one tapped layer), `hidden` (layers stacked
+on a leading axis `[layer, ...]`) and `readout`, with leaves called `kernel` `[..., fan_in, unit]`
+and `bias`. `variables["batch_stats"]`, where it is there, moves in training."""
 
 Loss = Callable[[Array, Array], Array]
 """`(outputs [batch, ..., out], targets [batch, ...]) -> [batch]`, the loss of each example."""
@@ -46,13 +46,14 @@ class Taps(NamedTuple):
 class Model(NamedTuple):
     """A network as a pair of pure functions, with the facts that probes need.
 
-    `apply` always returns the taps: under jit unused ones cost nothing. `shift` is added to every
+    `apply` always returns the taps: under jit unused ones cost nothing. They are None for a user's
+    network that shows none; then there are no per-layer measurements. `shift` is added to every
     pre-activation, so its gradient is the backward signal dL/dz of each layer. `variables` comes
     back because some layers move their statistics in training.
     """
 
     init: Callable[..., Variables]  # (key, x [batch, ...]) -> variables
-    apply: Callable[..., tuple[Array, Taps, Variables]]
+    apply: Callable[..., tuple[Array, Taps | None, Variables]]
     # (variables, x, *, key=None, train=False, shift=None) -> (y [batch, out], taps, variables)
     activation: Activation | None = None  # of the hidden layers; None: no saturation, no dead units
     active: Array | None = (

@@ -5,6 +5,15 @@ flax lives in this folder and only here; what leaves it is a `Model` and diction
 
 from jaxnn.nets import activations
 from jaxnn.nets.activations import activation, leaky_relu
+from jaxnn.nets.convolutional import (
+    cnn,
+)
+from jaxnn.nets.foreign import (
+    from_functions,
+    from_linen,
+    from_nnx,
+    tap,
+)
 from jaxnn.nets.initialisers import (
     constant,
     delta_orthogonal,
@@ -30,14 +39,21 @@ from jaxnn.nets.reinitialise import (
     rai,
 )
 from jaxnn.nets.residual import fixup, residual_mlp, rezero
+from jaxnn.nets.transformer import (
+    transformer,
+)
 
 __all__ = [
     "activation",
     "activations",
     "batch_norm",
+    "cnn",
     "constant",
     "delta_orthogonal",
     "fixup",
+    "from_functions",
+    "from_linen",
+    "from_nnx",
     "gaussian",
     "glorot",
     "he",
@@ -55,6 +71,8 @@ __all__ = [
     "rnn",
     "scaled_identity",
     "sparse",
+    "tap",
+    "transformer",
     "uniform",
     "zeros",
 ]

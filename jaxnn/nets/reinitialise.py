@@ -70,10 +70,10 @@ def lsuv(model: Model, variables: Variables, x: Array) -> Variables:
 
     def rescale(number: Array, scales: Array) -> Array:
         _, taps, _ = model.apply(_rescaled(variables, scales), x)
-        if len(taps.pre) != num_layers:
+        if taps is None or len(taps.pre) != num_layers:
             raise ValueError(
                 f"lsuv: expected taps of the {num_layers} layers of 'first' and 'hidden', "
-                f"got {len(taps.pre)} layers"
+                f"got {'none' if taps is None else len(taps.pre)}"
             )
         variance = jnp.var(taps.pre[number]).astype(scales.dtype)
         return scales.at[number].set(jnp.where(variance > 0, jax.lax.rsqrt(variance), 1.0))

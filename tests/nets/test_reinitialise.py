@@ -172,7 +172,7 @@ def test_scheme_refuses_variables_without_tapped_layers():
     fewer = model._replace(
         apply=lambda variables, x: (x, Taps(x[None], x[None]), variables)  # one layer of taps
     )
-    with pytest.raises(ValueError, match=r"lsuv: expected taps of the 2 layers .*, got 1 layers"):
+    with pytest.raises(ValueError, match=r"lsuv: expected taps of the 2 layers .*, got 1"):
         jax.eval_shape(lambda key: lsuv(fewer, model.init(key, X), X), KEYS[0])
 
 
