@@ -6,8 +6,9 @@
 
 Parts: `sweep` (depths by gains, all contenders), `population` and `width` (how speed grows with
 them), `fractal` (a hand-written run against the fractal study's own way), `probes` (what measuring
-costs). Results go to `results/bench/`: `bench.json`, `table.md`, `figure.png`, `figure.svg`.
-Packages that are not installed are skipped, and the table says so.
+costs), `curvature` (20 Lanczos steps against 25 gradients). Results go to `results/bench/`:
+`bench.json`, `table.md`, `figure.png`, `figure.svg`. Packages that are not installed are skipped,
+and the table says so.
 """
 
 import difflib
@@ -19,16 +20,16 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import bench_report
 import tyro
-from bench_contenders import CONTENDERS, FRACTAL, PROBED
+from bench_contenders import CONTENDERS, CURVATURE, FRACTAL, PROBED
 from bench_measure import Measurement, measure
 from bench_problems import DepthSweep, Problem, RateSweep
 
-Part = Literal["sweep", "population", "width", "fractal", "probes"]
-PARTS: tuple[Part, ...] = ("sweep", "population", "width", "fractal", "probes")
+Part = Literal["sweep", "population", "width", "fractal", "probes", "curvature"]
+PARTS: tuple[Part, ...] = get_args(Part)
 POPULATION = ("jaxnn", "jax_depth_vmap", "jax_one_by_one")
 
 
@@ -95,6 +96,10 @@ def work(part: Part, options: Options) -> Work:
         return Work(f"Width, at depth {sizes.width_depth}", ("jaxnn",), widened)
     if part == "fractal":
         return Work("Fractal study: learning rates of two layers", tuple(FRACTAL), (sizes.fractal,))
+    if part == "curvature":
+        many = 16 * sweep.num_gains  # so that building programs does not count
+        start = replace(sweep, depths=(sizes.width_depth,), num_steps=0, num_gains=many)
+        return Work("Curvature at initialisation", tuple(CURVATURE), (start,))
     probed = replace(sweep, probe_size=sweep.batch_size)
     return Work("Probes, on as many examples as a batch", tuple(PROBED), (probed,))
 

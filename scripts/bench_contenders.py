@@ -68,6 +68,14 @@ PROBED = {
 }
 """The same sweep of jaxnn with more and more measured; the first is what the others add to."""
 
+CURVATURE = {
+    "gradients": Entry("jaxnn, 25 gradients", "bench_jaxnn", "twenty_five_gradients", ("jaxnn",)),
+    "hessian": Entry(
+        "jaxnn, both ends of the Hessian by 20 Lanczos steps", "bench_jaxnn", "hessian", ("jaxnn",)
+    ),
+}
+"""What curvature costs at initialisation: 20 products with a Hessian against 25 gradients."""
+
 FRACTAL = {
     "fractal_jaxnn": Entry(
         "jaxnn, a scan in a sweep, with store", "bench_jaxnn", "fractal_with_store", ("jaxnn",)
@@ -84,6 +92,7 @@ PRODUCT_FLOPS = NUM_PRODUCTS * 2 * PRODUCT_SIZE**3
 ENTRIES = {
     **CONTENDERS,
     **PROBED,
+    **CURVATURE,
     **FRACTAL,
     PRODUCT: Entry("matrix product", "bench_jax", "matrix_product", ("jax",)),
 }

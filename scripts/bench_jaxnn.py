@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import bench_fractal
+import jax
 import jax.numpy as jnp
 import numpy as np
 from bench_contenders import Contender
@@ -134,6 +135,36 @@ def probes_every_tenth(problem: DepthSweep, inputs: dict[str, np.ndarray]) -> Co
 def probes_every_step(problem: DepthSweep, inputs: dict[str, np.ndarray]) -> Contender:
     """Record every per-layer probe at every step."""
     return _training(problem, inputs, [jn.probes.loss, *PER_LAYER], 1)
+
+
+def hessian(problem: DepthSweep, inputs: dict[str, np.ndarray]) -> Contender:
+    """Measure the loss and the extreme eigenvalues of its Hessian, before any step."""
+    return _training(problem, inputs, [jn.probes.loss, jn.probes.hessian_extremes()], 1)
+
+
+def twenty_five_gradients(problem: DepthSweep, inputs: dict[str, np.ndarray]) -> Contender:
+    """Take 25 gradients on the probes' examples, each where the last one leads, a hair away."""
+    x = jnp.asarray(inputs["x"][: problem.probe_size])
+    examples = jn.Batch(x, jnp.asarray(inputs["y"][: problem.probe_size]))
+
+    def run(key: Array, *, depth: jn.Depth, gain: Array) -> dict[str, Any]:
+        model = jn.mlp(depth=depth, width=problem.width, out=CLASSES, weights=jn.gaussian(gain))
+        start = model.init(jax.random.split(key, 3)[0], x[:1])["params"]
+
+        def loss(params: Any) -> Array:
+            return jn.probes.mean_loss(
+                jn.cross_entropy, model.apply({"params": params}, x)[0], examples
+            )
+
+        def move(params: Any, _: None) -> tuple[Any, Array]:
+            value, slopes = jax.value_and_grad(loss)(params)
+            return jax.tree.map(lambda p, slope: p - 1e-9 * slope, params, slopes), value
+
+        end, values = jax.lax.scan(move, start, length=25)
+        return {"loss": values[0], "end": jnp.stack([jnp.sum(x) for x in jax.tree.leaves(end)])}
+
+    axes = {"depth": jn.depths(problem.depths), "gain": problem.gains}
+    return StoredSweep(run, axes, "loss").contender()
 
 
 def fractal_with_store(problem: RateSweep, inputs: dict[str, np.ndarray]) -> Contender:

@@ -15,6 +15,7 @@ ROOT = Path(jn.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 ids = [str(path.relative_to(ROOT)) for path in MODULES]
 HEAVY = ("matplotlib", "xarray", "zarr", "sklearn", "flax", "rich", "mlxtend", "tyro")
+HEAVY += ("matfree", "diffrax", "orbax")
 
 # folder -> what it may know beside itself
 LAYERS = {
@@ -27,9 +28,16 @@ LAYERS = {
     "sweep": {"types"},
     "diagnosis": {"types", "probes", "training", "sweep"},
     "report": {"types"},
+    "testing": {"types", "probes"},
 }
 INTERNAL = {"use_every_core"}  # called while jaxnn is imported, no part of its surface
-HOMES = {"flax": {"nets"}, "matplotlib": {"report"}}  # imported in these folders only
+HOMES = {  # imported in these folders only
+    "flax": {"nets"},
+    "matplotlib": {"report"},
+    "matfree": {"probes"},
+    "diffrax": {"training"},
+    "orbax": {"training"},
+}
 MAX_LINES = 400
 
 
@@ -66,7 +74,7 @@ def imported(tree, *, runtime_only=False):
 
 
 TREES = {path: ast.parse(path.read_text()) for path in MODULES}
-ours = [path for path in MODULES if path.parent != ROOT or path.stem == "types"]
+ours = [path for path in MODULES if path.parent != ROOT or path.stem in LAYERS]
 
 
 def layer(path):

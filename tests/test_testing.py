@@ -68,7 +68,23 @@ def small_transformer():
     return transformer(2, WIDTH, OUT, **options)
 
 
+def masked_mlp():
+    return jn.mlp(Depth(3, jnp.int32(2)), WIDTH, OUT, weights=waves, norm="batch", dropout=0.5)
+
+
+def rezero_network():
+    options = {**jn.rezero(), "branch_scale": 0.5, "norm": "layer", "dropout": 0.5}
+    return jn.residual_mlp(2, WIDTH, OUT, "tanh", weights=waves, embed=waves, **options)
+
+
+def small_lstm():
+    return jn.rnn(WIDTH, OUT, "lstm", weights=waves, recurrent=waves, forget_bias=1.0)
+
+
 FAMILIES = {
+    "mlp": (masked_mlp, X),
+    "residual": (rezero_network, X),
+    "lstm": (small_lstm, X.reshape(BATCH, 2, 2)),
     "cnn": (masked_cnn, X.reshape(BATCH, 2, 2, 1)),
     "transformer": (small_transformer, X.reshape(BATCH, 2, 2)),
     "linen": (lambda: from_linen(LinenNet(), activation="tanh"), X),
