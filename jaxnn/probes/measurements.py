@@ -5,41 +5,14 @@ have dims `("layer",)`, hidden layers only. In the formulas h is an activation, 
 W a kernel `[fan_in, unit]`, L the mean loss, and E the mean over examples (by weight) and units.
 """
 
-from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnn.probes.by_layer import kernels_by_layer, mean_by_layer, pair_cosine, rms, signal_rms
 from jaxnn.probes.contract import probe
 from jaxnn.probes.tapped import Flow
-
-
-def _mean(values: Array, flow: Flow) -> Array:
-    """Average `[layer, batch, unit]` over examples and units."""
-    return jnp.einsum("lbu,b->l", values, flow.weight) / values.shape[-1]
-
-
-def _kernels(tree: dict[str, Any], reduce: Callable[[Array], Array]) -> Array:
-    """Reduce each hidden layer's kernel to a number: `[layer]`."""
-    first = reduce(tree["first"]["kernel"])[None]
-    if "hidden" not in tree:
-        return first
-    return jnp.concatenate([first, jax.vmap(reduce)(tree["hidden"]["kernel"])])
-
-
-def _rms(values: Array, weight: Array | None = None) -> Array:
-    """Return the rms over all axes, or of `[batch, unit]` by the examples' weights.
-
-    The largest magnitude is divided out first: squares of a vanishing or exploding gradient leave
-    the range of float32 long before the gradient does.
-    """
-    largest = jnp.max(jnp.abs(values))
-    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1.0)
-    squares = (values / scale) ** 2
-    mean = jnp.mean(squares) if weight is None else jnp.mean(weight @ squares)
-    return scale * jnp.sqrt(mean)
 
 
 @probe(long_name="mean loss")
@@ -50,20 +23,24 @@ def loss(flow: Flow) -> Array:
 
 @probe(long_name="accuracy")
 def accuracy(flow: Flow) -> Array:
-    """Share of examples whose largest output is their class."""
+    """Share of examples whose largest output is their class.
+
+    Where outputs have a time axis, `[batch, time, class]`, of examples and times.
+    """
     if not jnp.issubdtype(flow.targets.dtype, jnp.integer):
         raise TypeError(
             f"probe 'accuracy': expected integer class labels, got {flow.targets.dtype} targets; "
             "leave the probe out for regression"
         )
     right = jnp.argmax(flow.outputs, axis=-1).astype(flow.targets.dtype) == flow.targets
-    return jnp.sum(flow.weight * right.astype(flow.weight.dtype))
+    share = jnp.mean(right.astype(flow.weight.dtype), axis=tuple(range(1, right.ndim)))
+    return jnp.sum(flow.weight * share)
 
 
 @probe(("layer",), long_name="rms of the weight gradient")
 def grad_rms(flow: Flow) -> Array:
     """sqrt(mean (dL/dW)^2) of each layer's kernel (Glorot & Bengio 2010, section 4.2)."""
-    return _kernels(flow.gradients, _rms)
+    return kernels_by_layer("grad_rms", flow.gradients, rms)
 
 
 @probe(("layer",), long_name="rms of the pre-activation gradient")
@@ -74,28 +51,26 @@ def preact_grad_rms(flow: Flow) -> Array:
     independent of the batch's size. Mean field: its square grows by chi_1 per layer backwards
     (Schoenholz et al. 2017, eq. 17, 1611.01232).
     """
-    weight = flow.weight[None, :, None]
-    signal = jnp.where(weight > 0, flow.backward / jnp.where(weight > 0, weight, 1.0), 0.0)
-    return jax.vmap(_rms, (0, None))(signal, flow.weight)
+    return signal_rms(flow.backward, flow.weight)
 
 
 @probe(("layer",), long_name="mean activation")
 def act_mean(flow: Flow) -> Array:
     """E h over examples and units."""
-    return _mean(flow.taps.post, flow)
+    return mean_by_layer(flow.taps.post, flow)
 
 
 @probe(("layer",), long_name="activation variance")
 def act_var(flow: Flow) -> Array:
     """E h^2 - (E h)^2 over examples and units (Glorot & Bengio 2010, eq. 5)."""
-    centre = _mean(flow.taps.post, flow)[:, None, None]
-    return _mean((flow.taps.post - centre) ** 2, flow)
+    centre = mean_by_layer(flow.taps.post, flow)[:, None, None]
+    return mean_by_layer((flow.taps.post - centre) ** 2, flow)
 
 
 @probe(("layer",), long_name="mean squared pre-activation")
 def preact_second_moment(flow: Flow) -> Array:
     """E z^2, the length q of the mean-field theory (Poole et al. 2016, eq. 2, 1606.05340)."""
-    return _mean(flow.taps.pre**2, flow)
+    return mean_by_layer(flow.taps.pre**2, flow)
 
 
 @probe(("layer",), long_name="saturated fraction")
@@ -105,7 +80,7 @@ def saturated_fraction(flow: Flow) -> Array:
     The criterion is the activation's own: a tenth of the largest slope for smooth ones, exactly 0
     for relu and hard tanh.
     """
-    return _mean(_slope_at_most(flow, "saturated_slope").astype(flow.weight.dtype), flow)
+    return mean_by_layer(_slope_at_most(flow, "saturated_slope").astype(flow.weight.dtype), flow)
 
 
 @probe(("layer",), long_name="dead fraction")
@@ -132,7 +107,7 @@ def _slope_at_most(flow: Flow, criterion: str) -> Array:
 @probe(("layer",), long_name="rms of the weights")
 def weight_rms(flow: Flow) -> Array:
     """sqrt(mean W^2) of each layer's kernel."""
-    return _kernels(flow.params, _rms)
+    return kernels_by_layer("weight_rms", flow.params, rms)
 
 
 @probe(("layer",), long_name="update-to-weight ratio")
@@ -141,12 +116,23 @@ def update_ratio(flow: Flow) -> Array:
 
     Around 1e-3 in healthy training (a rule of thumb; Karpathy, CS231n notes on neural networks 3).
     """
+    updates = updates_of("update_ratio", flow)
+    size = kernels_by_layer("update_ratio", updates, rms)
+    return size / kernels_by_layer("update_ratio", flow.params, rms)
+
+
+def updates_of(name: str, flow: Flow) -> dict[str, Any]:
+    """Return the optimiser's updates for the probe of a name.
+
+    Raises:
+        ValueError: the flow holds none.
+    """
     if flow.updates is None:
         raise ValueError(
-            "probe 'update_ratio': the flow holds no updates; measure it through jn.fit, "
+            f"probe {name!r}: the flow holds no updates; measure it through jn.fit, "
             "or set them: flow._replace(updates=...)"
         )
-    return _kernels(flow.updates, _rms) / _kernels(flow.params, _rms)
+    return flow.updates
 
 
 @probe(("layer",), long_name="mean cosine similarity of inputs' pre-activations")
@@ -157,10 +143,4 @@ def preact_cosine(flow: Flow) -> Array:
     (Poole et al. 2016, eq. 5, 1606.05340). Pairs are weighted by w_i w_j.
     NaN for a single example; a zero vector counts as orthogonal to all.
     """
-    pre = flow.taps.pre
-    norm = jnp.sqrt(jnp.sum(pre**2, axis=-1, keepdims=True))
-    unit = pre / jnp.where(norm > 0, norm, 1.0)
-    centre = jnp.einsum("lbu,b->lu", unit, flow.weight)
-    same = jnp.sum(flow.weight**2)
-    itself = jnp.einsum("lbu,b->l", unit**2, flow.weight**2)
-    return (jnp.sum(centre**2, axis=-1) - itself) / (1.0 - same)
+    return pair_cosine(flow.taps.pre, flow.weight)

@@ -9,11 +9,18 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from jaxnn.data import Sampling
+from jaxnn.data import Augmentation, Sampling
 from jaxnn.probes import Probe
+from jaxnn.training.stopping import Stopping
 from jaxnn.types import Batch, Dataset, Model
 
-RESERVED = ("step", "layer", "diverged_at")  # names of what `fit` returns beside its records
+RESERVED = (
+    "step",
+    "layer",
+    "diverged_at",
+    "stopped_at",
+    "best_step",
+)  # names of what `fit` returns beside its records
 
 
 def check_counts(num_steps: int, record_every: int, batch_size: int, probe_size: int) -> None:
@@ -58,6 +65,37 @@ def check_sampling(sampling: str) -> None:
     if sampling not in get_args(Sampling):
         known = ", ".join(get_args(Sampling))
         raise ValueError(f"sampling: expected one of {known}, got {sampling!r}")
+
+
+def check_stop(stop: Stopping | None, data: Dataset) -> None:
+    """Check that a stopping rule is one, and that there is a validation set to judge by."""
+    if stop is None:
+        return
+    if not isinstance(stop, Stopping):
+        raise TypeError(
+            f"stop: expected a rule such as jn.stopping.patience(5), got {stop!r}; jn.halving(...) "
+            "compares members, give it to jn.sweep"
+        )
+    if not len(data.validation.x):
+        raise ValueError(
+            "data.validation: expected at least one example, since stop judges by the validation "
+            "loss, got none"
+        )
+
+
+def check_augment(augment: Sequence[Augmentation], data: Dataset, batch_size: int) -> None:
+    """Check that every augmentation keeps the shape and dtype of a batch's inputs."""
+    if callable(augment):
+        raise TypeError(f"augment: expected a sequence, got {augment!r}; give augment=[...]")
+    dtype = jnp.asarray(data.train.x[:1]).dtype  # as in training: float32 unless x64 is enabled
+    x = jax.ShapeDtypeStruct((batch_size, *data.train.x.shape[1:]), dtype)
+    for number, change in enumerate(augment):
+        found = jax.eval_shape(change, jax.eval_shape(jax.random.key, 0), x)
+        if (found.shape, found.dtype) != (x.shape, x.dtype):
+            raise ValueError(
+                f"augment[{number}]: expected inputs like those it gets, {x.dtype}{x.shape}, got "
+                f"{found.dtype}{found.shape}"
+            )
 
 
 def check_data(data: Dataset, model: Model) -> None:

@@ -5,16 +5,26 @@ whose loss or parameters stop being finite freezes at its last finite parameters
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxnn.data import Sampling, in_use, next_batch
-from jaxnn.probes import Probe, flow, mean_loss, measure
-from jaxnn.training.checks import check_counts, check_data, check_probes, check_sampling
+from jaxnn.data import Augmentation, Sampling, next_batch
+from jaxnn.probes import Probe
+from jaxnn.training.checks import (
+    check_augment,
+    check_counts,
+    check_data,
+    check_probes,
+    check_sampling,
+    check_stop,
+)
+from jaxnn.training.descent import State, evaluated, measured, prefix, take_step
+from jaxnn.training.stopping import Stopping
+from jaxnn.training.watching import first_watch, next_watch
 from jaxnn.types import (
     Batch,
     Coordinate,
@@ -27,14 +37,7 @@ from jaxnn.types import (
     whole_run,
 )
 
-
-class State(NamedTuple):
-    """What the next step needs, and nothing that only a reader wants."""
-
-    step: Array  # [] number of the next step
-    variables: Variables
-    optimizer: Any
-    diverged_at: Array  # [] first step that was not finite; NaN while all were
+AUGMENT_KEY = 3  # the run's key is split in three; its own stream of augmentations is folded in
 
 
 def fit(
@@ -51,13 +54,16 @@ def fit(
     batch_size: int = 64,
     sampling: Sampling = "replacement",
     probe_size: int = 256,
+    augment: Sequence[Augmentation] = (),
+    stop: Stopping | None = None,
 ) -> dict[str, Labelled | Coordinate]:
     """Train a model and return its records; pure, so it can be jitted, vmapped and swept.
 
     Args:
         model: the network.
         loss: per-example loss.
-        optimizer: any optax chain; its numbers may be traced.
+        optimizer: any optax chain; its numbers may be traced. One whose update asks for `value`,
+            the loss, or `grad_fn`, params -> gradients, is given them for the batch.
         data: the task; its `num_train` may be traced.
         key: initialisation, batches and dropout all follow from it.
         num_steps: training steps; 0 measures initialisation only.
@@ -68,12 +74,18 @@ def fit(
         batch_size: examples in a training step.
         sampling: 'replacement', 'epochs' (without replacement) or 'full' (the whole training set).
         probe_size: examples that probes see, the same ones at every record.
+        augment: random changes of each training batch's inputs, applied in this order, such as
+            `jn.data.add_noise(0.1)`; probes see the examples as they are.
+        stop: a rule such as `jn.stopping.patience(5)`, fed the losses of the probes' training and
+            validation examples at each record. Where it stops, the network gets the variables of
+            the record with the lowest validation loss, and later records repeat that one.
 
     Returns:
         One `Labelled` for each probe, with leading dim `step`; the coordinates `step` and `layer`
         (1 is the first hidden layer); and `diverged_at`, the first step whose loss or update was
         not finite (NaN for none: from there on the records repeat those of the last finite
-        parameters, whose loss may be infinite).
+        parameters, whose loss may be infinite). With `stop` also `stopped_at`, the step at which
+        the rule stopped (NaN for never), and `best_step`, that of the lowest validation loss.
 
     Raises:
         ValueError, TypeError: an argument does not fit; nothing has been compiled then.
@@ -92,6 +104,8 @@ def fit(
             batch_size=batch_size,
             sampling=sampling,
             probe_size=probe_size,
+            augment=augment,
+            stop=stop,
         )
     )
 
@@ -110,51 +124,77 @@ def training(
     batch_size: int = 64,
     sampling: Sampling = "replacement",
     probe_size: int = 256,
+    augment: Sequence[Augmentation] = (),
+    stop: Stopping | None = None,
 ) -> Training:
     """Build the training that `fit` runs to its end, for a sweep to drive in chunks of steps.
 
-    The arguments and errors are those of `fit`. A member is finished once it has diverged: a sweep
-    then gives its place to one that waits, and its records repeat the last one, as in `fit`.
+    The arguments and errors are those of `fit`. A member is finished once it has diverged or was
+    stopped: a sweep then gives its place to one that waits, and its records repeat the last one,
+    as in `fit`.
     """
     check_counts(num_steps, record_every, batch_size, probe_size)
     check_probes(probes, validation_probes, data)
     check_sampling(sampling)
+    check_stop(stop, data)
     check_data(data, model)
+    check_augment(augment, data, batch_size)
     data = jax.tree.map(jnp.asarray, data)
     init_key, data_key, train_key = jax.random.split(key, 3)
+
+    def losses(variables: Variables) -> tuple[Array, Array]:
+        seen = prefix(data.train, probe_size, data.num_train)
+        unseen = prefix(data.validation, probe_size)
+        return evaluated(model, loss, variables, seen), evaluated(model, loss, variables, unseen)
 
     def init() -> State:
         variables = model.init(init_key, data.train.x[:1])
         never = jnp.full((), jnp.nan, jnp.result_type(float))
-        return State(jnp.int32(0), variables, optimizer.init(variables["params"]), never)
+        watch = None if stop is None else first_watch(stop, variables, *losses(variables))
+        return State(jnp.int32(0), variables, optimizer.init(variables["params"]), never, watch)
 
     def step(state: State) -> State:
         batch = next_batch(data, data_key, state.step, batch_size=batch_size, sampling=sampling)
-        return _step(
-            model, loss, optimizer, state, batch, jax.random.fold_in(train_key, state.step)
-        )
+        if augment:
+            batch = _augmented(augment, jax.random.fold_in(key, AUGMENT_KEY), state.step, batch)
+        step_key = jax.random.fold_in(train_key, state.step)
+        return take_step(model, loss, optimizer, state, batch, step_key)
 
     def advance(state: State) -> State:
-        return jax.lax.scan(lambda state, _: (step(state), None), state, length=record_every)[0]
+        state, _ = jax.lax.scan(lambda state, _: (step(state), None), state, length=record_every)
+        if stop is None or state.watch is None:
+            return state
+        watch, variables = next_watch(
+            stop, state.watch, state.variables, state.step, state.alive, *losses(state.variables)
+        )
+        return state._replace(variables=variables, watch=watch)
 
     def records(state: State) -> dict[str, Labelled | Coordinate]:
-        seen = _prefix(data.train, probe_size, data.num_train)
-        found = _measure(model, loss, optimizer, state, seen, probes)
+        seen = prefix(data.train, probe_size, data.num_train)
+        found = measured(model, loss, optimizer, state, seen, probes)
         if validation_probes:
-            unseen = _prefix(data.validation, probe_size)
-            more = _measure(model, loss, optimizer, state, unseen, validation_probes)
+            unseen = prefix(data.validation, probe_size)
+            more = measured(model, loss, optimizer, state, unseen, validation_probes)
             found |= {_validation_name(name): value for name, value in more.items()}
         return found
 
-    def outcome(state: State) -> dict[str, Labelled]:
-        long_name = "first step that was not finite"
-        return {"diverged_at": Labelled(state.diverged_at, (), "step", long_name)}
-
-    def finished(state: State) -> Array:
-        return ~jnp.isnan(state.diverged_at)
-
     steps = tuple(range(0, num_steps + 1, record_every))
-    return Training(init, advance, records, outcome, finished, steps)
+    return Training(init, advance, records, _outcome, lambda state: ~state.alive, steps)
+
+
+def _augmented(augment: Sequence[Augmentation], key: Array, step: Array, batch: Batch) -> Batch:
+    key, x = jax.random.fold_in(key, step), batch.x
+    for number, change in enumerate(augment):
+        x = change(jax.random.fold_in(key, number), x)
+    return batch._replace(x=x)
+
+
+def _outcome(state: State) -> dict[str, Labelled]:
+    told = {"diverged_at": (state.diverged_at, "first step that was not finite")}
+    if state.watch is not None:
+        told["stopped_at"] = (state.watch.stopped_at, "step at which the rule stopped it")
+        told["best_step"] = (state.watch.best_step, "step of the lowest validation loss")
+    return {name: Labelled(value, (), "step", words) for name, (value, words) in told.items()}
 
 
 def _run_to_end(training: Training) -> dict[str, Labelled | Coordinate]:
@@ -172,59 +212,5 @@ def _run_to_end(training: Training) -> dict[str, Labelled | Coordinate]:
     return whole_run(records, training.outcome(state), training.steps)
 
 
-def _step(
-    model: Model,
-    loss: Loss,
-    optimizer: optax.GradientTransformation,
-    state: State,
-    batch: Batch,
-    key: Array,
-) -> State:
-    """Take one optimiser step, unless it would leave the finite numbers."""
-    params = state.variables["params"]
-
-    def objective(params: Any) -> tuple[Array, Variables]:
-        variables = {**state.variables, "params": params}
-        outputs, _, moved = model.apply(variables, batch.x, key=key, train=True)
-        return mean_loss(loss, outputs, batch), moved
-
-    (value, moved), gradients = jax.value_and_grad(objective, has_aux=True)(params)
-    updates, optimizer_state = optimizer.update(gradients, state.optimizer, params)
-    new = ({**moved, "params": optax.apply_updates(params, updates)}, optimizer_state)
-    finite = jnp.isfinite(value) & _all_finite(new[0])
-    alive = jnp.isnan(state.diverged_at)
-    (variables, optimizer_state) = jax.tree.map(
-        lambda ours, last: jnp.where(alive & finite, ours, last),
-        new,
-        (state.variables, state.optimizer),
-    )
-    this = state.step.astype(state.diverged_at.dtype)
-    diverged_at = jnp.where(alive & ~finite, this, state.diverged_at)
-    return State(state.step + 1, variables, optimizer_state, diverged_at)
-
-
-def _all_finite(tree: Any) -> Array:
-    return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]).all()
-
-
-def _measure(
-    model: Model,
-    loss: Loss,
-    optimizer: optax.GradientTransformation,
-    state: State,
-    batch: Batch,
-    probes: Sequence[Probe],
-) -> dict[str, Labelled | Coordinate]:
-    passed = flow(model, loss, state.variables, batch)
-    updates, _ = optimizer.update(passed.gradients, state.optimizer, passed.params)
-    return measure(probes, passed._replace(updates=updates))
-
-
 def _validation_name(name: str) -> str:
     return name if name == "layer" else f"validation_{name}"
-
-
-def _prefix(batch: Batch, size: int, num_used: int | Array | None = None) -> Batch:
-    """Return the first examples; those past the ones in use get weight 0."""
-    part = jax.tree.map(lambda leaf: leaf[:size], batch)
-    return part if num_used is None else in_use(part, num_used)

@@ -9,6 +9,7 @@ import pytest
 
 import jaxnn as jn
 from jaxnn import probes
+from jaxnn.probes import measurements
 from jaxnn.types import Batch, Depth
 from tests import reference
 
@@ -152,11 +153,10 @@ EVERY_PER_LAYER = pytest.mark.parametrize("probe", PER_LAYER, ids=lambda each: e
 close = functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-13)
 
 
-def test_every_public_probe_is_in_the_table():
-    public = [getattr(probes, name) for name in probes.__all__]
-    assert {each.name for each in public if isinstance(each, probes.Probe)} == {
-        each.name for each in ALL
-    }
+def test_every_measurement_is_in_the_table():
+    public = [each for each in vars(measurements).values() if isinstance(each, probes.Probe)]
+    assert {each.name for each in public} == {each.name for each in ALL}
+    assert all(getattr(probes, each.name) is each for each in public)
 
 
 @EVERY

@@ -6,7 +6,7 @@ import numpy as np
 
 import jaxnn as jn
 from jaxnn import probes
-from jaxnn.types import Batch, Dataset
+from jaxnn.types import Batch, Dataset, Model, Taps
 from tests import reference
 
 NUM_TRAIN, FEATURES, WIDTH, OUT, DEPTH = 8, 3, 4, 3, 2
@@ -55,3 +55,41 @@ def fit(optimizer, *, loss=jn.cross_entropy, data=None, **changes):
     }
     network = arguments.pop("model", None) or model()
     return jn.fit(network, loss, optimizer, dataset() if data is None else data, **arguments)
+
+
+CURVATURES = np.array([5.0, 2.0, 1.0, 0.3])
+
+
+def linear():
+    """A linear model without hidden layers or biases, from zero: cheap to compile."""
+
+    def init(key, x):
+        del key
+        return {"params": {"readout": {"kernel": jnp.zeros((x.shape[1], 1), x.dtype)}}}
+
+    def apply(variables, x, *, key=None, train=False, shift=None):
+        del key, train, shift
+        nothing = jnp.zeros((0, len(x), 1), x.dtype)
+        return x @ variables["params"]["readout"]["kernel"], Taps(nothing, nothing), variables
+
+    return Model(init, apply)
+
+
+def axes(weights=(1.0, 1.0, 1.0, 1.0)):
+    """One example an axis: descent of the squared error decouples into modes of `CURVATURES`."""
+    x = np.diag(np.sqrt(len(CURVATURES) * CURVATURES))  # x'x / n = diag(curvatures)
+    return Batch(x, x @ np.asarray(weights)[:, None])
+
+
+def fit_linear(optimizer, *, build=jn.fit, **changes):
+    """Fit the linear model to weights 1 on full batches, parameters and loss at each step."""
+    arguments = {
+        "key": jax.random.key(0),
+        "num_steps": NUM_STEPS,
+        "record_every": 1,
+        "probes": [parameters, probes.loss],
+        "sampling": "full",
+        **changes,
+    }
+    data = arguments.pop("data", Dataset(axes(), axes(), axes()))
+    return build(linear(), jn.squared_error, optimizer, data, **arguments)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import jaxnn as jn
+from jaxnn.training import smoothed_cross_entropy
 from tests import reference
 
 RNG = np.random.default_rng(3)
@@ -47,3 +48,43 @@ def test_losses_keep_float32():
     for loss in (jn.cross_entropy, jn.squared_error):
         found = jax.eval_shape(loss, outputs, targets)
         assert (found.shape, found.dtype) == ((6,), jnp.float32)
+
+
+# Smoothed labels and sequences
+
+
+def test_smoothed_cross_entropy_is_that_of_smoothed_labels():
+    """-sum_k q_k log p_k with q = (1 - s) one-hot + s / K, for traced s; 0 is cross_entropy."""
+    shares = np.array([0.0, 0.1, 1.0])
+    with jax.enable_x64(True):
+        run = jax.jit(jax.vmap(lambda s: smoothed_cross_entropy(s)(OUTPUTS, CLASSES)))
+        found = run(shares)
+    log_p = OUTPUTS - np.log(np.exp(OUTPUTS).sum(axis=1, keepdims=True))
+    one_hot = np.eye(4)[CLASSES]
+    for losses, share in zip(found, shares, strict=True):
+        expected = -np.sum(((1 - share) * one_hot + share / 4) * log_p, axis=1)
+        np.testing.assert_allclose(losses, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("loss", "targets"),
+    [
+        (jn.cross_entropy, CLASSES.reshape(3, 2)),
+        (smoothed_cross_entropy(0.2), CLASSES.reshape(3, 2)),
+        (jn.squared_error, CLASSES.reshape(3, 2)),
+        (jn.squared_error, REALS.reshape(3, 2, 4)),
+    ],
+    ids=["cross_entropy", "smoothed", "squared_error_of_classes", "squared_error"],
+)
+def test_loss_of_a_sequence_is_the_mean_over_time(loss, targets):
+    with jax.enable_x64(True):
+        found = jax.jit(loss)(OUTPUTS.reshape(3, 2, 4), targets)
+        steps = np.asarray(jax.jit(loss)(OUTPUTS, targets.reshape(6, *targets.shape[2:])))
+    np.testing.assert_allclose(found, np.reshape(steps, (3, 2)).mean(axis=1), rtol=1e-12)
+
+
+def test_targets_of_another_shape_are_refused():
+    with pytest.raises(
+        ValueError, match=r"expected targets of the outputs' shape .*y\[\.\.\., None"
+    ):
+        jn.squared_error(jnp.ones((6, 1)), jnp.ones(6))
