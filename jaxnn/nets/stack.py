@@ -99,14 +99,14 @@ def _init(stack: Stack, key: Array, x: Array) -> Variables:
             "bias": stack.bias(bias_keys[0], (stack.out,), x.dtype),
         },
     }
+    moving = {"first": stats}
     if above:
+        moving["hidden"] = repeated(stats, above)
         kernels = draw(stack.kernel, kernel_keys[2:], (*window, units, units), x.dtype)
         hidden = {"kernel": kernels, "bias": biases[1:], **repeated(extra, above)}
         active = active_layers(stack.depth)
         params["hidden"] = hidden if active is None else without(hidden, ~active[1:])
-    if not stats:
-        return {"params": params}
-    return {"params": params, "batch_stats": {"first": stats, "hidden": repeated(stats, above)}}
+    return {"params": params, "batch_stats": moving} if stats else {"params": params}
 
 
 def _apply(
@@ -131,15 +131,15 @@ def _apply(
         return Layer(params[group], own_stats, own_shift, part(keys, where), above)
 
     first = _activated(stack, train, layer("first", 0), z)
-    last, every = first, jax.tree.map(lambda leaf: leaf[None], first)
+    last, every, moved = first, jax.tree.map(lambda leaf: leaf[None], first), {"first": first.stats}
     if stack.depth.maximum > 1:
         step = functools.partial(_step, stack, train)
         present = layers_present(stack.depth, train=train, before=1)
         last, rest = apply_layers(step, first, layer("hidden", slice(1, None)), present)
         every = jax.tree.map(lambda *parts: jnp.concatenate(parts), every, rest)
+        moved["hidden"] = rest.stats
     y = dense(params["readout"], stack.family.pool(last.post))
     if stats:
-        moved = {"first": first.stats, "hidden": jax.tree.map(lambda leaf: leaf[1:], every.stats)}
         variables = {**variables, "batch_stats": moved}
     return y, Taps(*(leaf.reshape(*leaf.shape[:2], -1) for leaf in every[:2])), variables
 

@@ -199,3 +199,17 @@ def test_unknown_norm_is_refused_with_the_known_ones():
         jn.mlp(2, 3, 1, norm="bach")
     with pytest.raises(TypeError, match=r"norm: expected a name or a Norm, got None"):
         jn.mlp(2, 3, 1, norm=None)
+
+
+def test_network_of_one_layer_sweeps_with_batch_norm(digits):
+    """It has no layers above the first, whose statistics would be arrays of no entries."""
+
+    def run(key, *, learning_rate):
+        model, optimizer = jn.mlp(1, 4, 10, norm="batch"), jn.optimizer("sgd", learning_rate)
+        counts = {"num_steps": 2, "record_every": 1, "batch_size": 8, "probe_size": 8}
+        loss = [jn.probes.loss]
+        return jn.training(
+            model, jn.cross_entropy, optimizer, digits, key=key, probes=loss, **counts
+        )
+
+    assert jn.sweep(run, learning_rate=[0.1, 0.2])["loss"].notnull().all()
