@@ -71,6 +71,7 @@ def main(argv: Sequence[str] | None = None, *, studies: Path = ROOT / "experimen
     outcomes = {}
     for name in known if options.all else names:
         outcomes[name] = attempt(f"{studies.name}.{name}", options, [*overrides, *help_flags])
+    tell_all(options.out.resolve())
     print("", *(f"{name}: {text}" for name, (text, _) in outcomes.items()), sep="\n")
     return 0 if all(good for _, good in outcomes.values()) else 1
 
@@ -86,6 +87,17 @@ def attempt(module: str, options: Options, overrides: list[str]) -> tuple[str, b
         return f"failed, {type(error).__name__}: {error} (--fresh starts its sweeps afresh)", False
     count = sum(each.holds for each in verdicts)
     return f"{count} of {len(verdicts)} claims hold", count == len(verdicts)
+
+
+def tell_all(folder: Path) -> None:
+    """Write the page of all studies in the results folder, and print their table."""
+    from rich.console import Console
+
+    from jaxnn import report
+
+    if studies := report.save_page(folder):
+        Console().print(report.summary_table(studies))
+        print(f"all studies so far: {folder / 'index.html'}")
 
 
 def parse_config(study: ModuleType, options: Options, overrides: list[str]) -> Any:
@@ -146,9 +158,24 @@ def run(study: ModuleType, config: Any, options: Options, folder: Path) -> None:
         jn.keep_compiled()
     ds = study.run(config, seed=options.seed, store=store)
     seconds, source = time.perf_counter() - begin, Path(study.__file__ or "")
-    labels = {"scale": options.scale, "seed": options.seed, "source": source}
-    made = report.manifest(config, ds=ds, wall_seconds=seconds, **labels)
+    made = report.manifest(
+        config,
+        about=_summary(study.__doc__),
+        scale=options.scale,
+        seed=options.seed,
+        members=count_members(store),
+        wall_seconds=seconds,
+        ds=ds,
+        source=source,
+    )
     report.save_run(ds, made, folder)
+
+
+def count_members(store: Path) -> int:
+    """Return how many members the sweeps in a folder have."""
+    import zarr
+
+    return sum(zarr.open_array(each, mode="r").shape[0] for each in store.glob("*/done"))
 
 
 def _mistake(options: Options, names: list[str], overrides: list[str], known: list[str]) -> str:

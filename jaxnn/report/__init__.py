@@ -19,6 +19,7 @@ from jaxnn.report.claims import (
     measured_text,
     table,
 )
+from jaxnn.report.page import read_studies, save_page, summary_table
 from jaxnn.report.results import (
     is_current,
     load_dataset,
@@ -47,9 +48,12 @@ __all__ = [
     "manifest",
     "measured_text",
     "read_manifest",
+    "read_studies",
     "save_dataset",
+    "save_page",
     "save_run",
     "strict_json",
+    "summary_table",
     "sweeps_folder",
     "table",
     "write_text",

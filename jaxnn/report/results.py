@@ -61,14 +61,24 @@ def load_dataset(path: Path) -> "xr.Dataset":
 
 
 def manifest(
-    config: Any, *, scale: str, seed: int, wall_seconds: float, ds: "xr.Dataset", source: Path
+    config: Any,
+    *,
+    about: str,
+    scale: str,
+    seed: int,
+    members: int,
+    wall_seconds: float,
+    ds: "xr.Dataset",
+    source: Path,
 ) -> dict[str, Any]:
     """Return what is needed to repeat a run, as plain values.
 
     Args:
         config: the study's dataclass.
+        about: what the study asks, in a line.
         scale: the name of the scale that the config starts from.
         seed: root of all random keys.
+        members: of all its sweeps.
         wall_seconds: time of the run, in seconds.
         ds: what the run returned; its attribute `compile_seconds` is kept where it has one.
         source: the study's file, whose git commit is recorded.
@@ -78,6 +88,8 @@ def manifest(
     devices = jax.devices()
     found = {
         **_identity(config, scale, seed),
+        "about": about,
+        "members": members,
         "versions": {name: _version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "commit": _commit(source),

@@ -70,8 +70,10 @@ def test_dataset_that_cannot_be_written_leaves_the_old_one(tmp_path):
 def saved(folder, config=None, seed=0):
     made = report.manifest(
         config or Config(),
+        about="Why.",
         scale="quick",
         seed=seed,
+        members=12,
         wall_seconds=2.34567,
         ds=dataset(),
         source=Path(__file__),
@@ -88,6 +90,7 @@ def test_manifest_tells_how_to_repeat_the_run(tmp_path):
     assert found["devices"]["kind"]
     assert found["wall_seconds"] == 2.346
     assert found["compile_seconds"] == 1.25
+    assert (found["about"], found["members"]) == ("Why.", 12)
     assert {"scale", "seed", "python", "commit"} <= set(found)
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import jaxnn as jn
+
 SCRIPT = Path(__file__).parents[2] / "scripts" / "reproduce.py"
 
 STUDY = '''"""Doubles a gain."""
@@ -215,6 +217,21 @@ def test_all_runs_every_study(call):
     assert status == 1
     assert num_runs() == 1
     assert "raising: failed" in text
+
+
+def test_page_and_table_tell_of_all_studies_so_far(call):
+    _, text = call("doubling")
+    (told,) = json.loads(Path("results/index.json").read_text())
+    assert (told["name"], told["about"], told["held"]) == ("doubling", "Doubles a gain.", 1)
+    page = Path("results/index.html").read_text()
+    assert "the factor is 2" in page
+    assert re.search(r"doubling +│ +1 │ +0 │ +0 │", text)
+
+
+def test_members_are_those_of_all_sweeps(script, tmp_path):
+    for name, axis in {"one": [1.0, 2.0, 3.0], "two": [4.0]}.items():
+        jn.sweep(lambda key, *, scale: {"y": scale}, scale=axis, num_seeds=2, store=tmp_path / name)
+    assert script.count_members(tmp_path) == 8
 
 
 def test_help_imports_neither_jax_nor_a_study():
