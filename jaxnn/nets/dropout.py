@@ -21,27 +21,29 @@ def check_rate(name: str, rate: Scalar | None) -> None:
         raise ValueError(f"{name}: expected the share of units to drop, in [0, 1), got {rate!r}")
 
 
-def dropped(words: Array | None, h: Array, rate: Scalar | None) -> Array:
+def dropped(key: Array | None, h: Array, rate: Scalar | None) -> Array:
     """Set entries to 0 with a probability, and divide the others by that of staying.
 
     Args:
-        words: key data `[2]`; None: nothing is dropped, as in evaluation.
+        key: None: nothing is dropped, as in evaluation.
         h: `[..., unit]`.
-        rate: probability of 0, in [0, 1); may be traced; None: 0. With the same words, what a
+        rate: probability of 0, in [0, 1); may be traced; None: 0. With the same key, what a
             smaller rate drops, a larger one drops too.
 
     Source:
         Srivastava et al. 2014, JMLR 15:1929, in its inverted form: evaluation needs no change.
     """
-    if words is None or rate is None:
+    if key is None or rate is None:
         return h
-    level = jax.random.uniform(jax.random.wrap_key_data(words), h.shape, h.dtype)
-    share = jnp.asarray(rate, h.dtype)
-    return jnp.where(level < share, 0, h / (1 - share))
+    wide = jnp.finfo(h.dtype).bits >= 32  # a small rate needs more places than bfloat16 has
+    drawn = h.dtype if wide else jnp.dtype("float32")
+    level = jax.random.uniform(key, h.shape, drawn)
+    dropped_here = level < jnp.asarray(rate, drawn)
+    return jnp.where(dropped_here, 0, h / (1 - jnp.asarray(rate, h.dtype)))
 
 
-def layer_words(key: Array | None, num_layers: int) -> Array:
-    """Return the key data `[layer + 1, 2]` of the inputs' and each layer's dropout.
+def dropout_keys(key: Array | None, num_layers: int) -> Array:
+    """Return the keys `[layer + 1]` of the inputs' and each layer's dropout.
 
     Raises:
         ValueError: there is no key, though something is dropped.
@@ -52,4 +54,4 @@ def layer_words(key: Array | None, num_layers: int) -> Array:
             "model.apply(..., key=key, train=True)"
         )
     numbers = jnp.arange(num_layers + 1)
-    return jax.random.key_data(jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers))
+    return jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers)

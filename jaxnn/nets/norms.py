@@ -3,8 +3,9 @@
 A `Norm` is a pair of pure functions. It normalises over the last axis' units: batch norm takes the
 mean and variance of each unit over all other axes, layer norm those of each example over its units.
 What batch norm moves in training (`mean` and `var`, exponential averages) is handed in and out; in
-evaluation it normalises by these and leaves them as they are. Every example of the batch counts,
-those of weight 0 too.
+evaluation it normalises by these and leaves them as they are: before training they are 0 and 1, so
+a network evaluated at step 0 is one without normalisation. Every example of the batch counts, those
+of weight 0 too.
 """
 
 from collections.abc import Callable
@@ -51,7 +52,9 @@ def batch_norm(*, momentum: float = 0.9, epsilon: float = 1e-5) -> Norm:
         layer = nn.BatchNorm(epsilon=epsilon, **averages, **_precision(z))
         variables = {"params": params, "batch_stats": stats}
         normal, moved = cast(Any, layer.apply(variables, z, mutable=["batch_stats"]))
-        return normal, dict(moved["batch_stats"])
+        return normal, {
+            name: moved["batch_stats"][name].astype(stats[name].dtype) for name in stats
+        }
 
     return Norm(init, apply)
 

@@ -22,7 +22,7 @@ from jax import Array
 
 from jaxnn.nets.activations import activation as named_activation
 from jaxnn.nets.depth import active_layers, as_depth, layers_present, static_size
-from jaxnn.nets.dropout import check_rate, dropped, layer_words
+from jaxnn.nets.dropout import check_rate, dropout_keys, dropped
 from jaxnn.nets.initialisers import Initialiser, he, lecun, zeros
 from jaxnn.nets.layers import apply_layers
 from jaxnn.nets.norms import Norm, as_norm
@@ -55,7 +55,7 @@ class Block(NamedTuple):
     params: dict[str, Any]
     stats: dict[str, Any]  # of its normalisations
     shift: Array | None  # [batch, unit]
-    words: Array | None  # [2] key data of its dropout
+    key: Array | None  # [] of its dropout
     active: Array | None  # [] False: a masked member lacks it
 
 
@@ -210,9 +210,9 @@ def _apply(
 ) -> tuple[Array, Taps, Variables]:
     params, stats = variables["params"], variables.get("batch_stats", {})
     drops = train and blocks.dropout is not None
-    words = layer_words(key, blocks.depth.maximum)[1:] if drops else None
+    keys = dropout_keys(key, blocks.depth.maximum)[1:] if drops else None
     h = dense(params["embed"], x.reshape(x.shape[0], -1))
-    stack = Block(params["hidden"], stats, shift, words, active_layers(blocks.depth))
+    stack = Block(params["hidden"], stats, shift, keys, active_layers(blocks.depth))
     bottom = Stream(h, Taps(h, h), jax.tree.map(lambda leaf: leaf[0], stats))
     present = layers_present(blocks.depth, train=train)
     step = functools.partial(_step, blocks, train)
@@ -242,7 +242,7 @@ def _block(blocks: Blocks, train: bool, block: Block, h: Array) -> Stream:
     pre = dense(params["inner"], phi(normal("branch_norm", h)) if blocks.preactivation else h)
     pre = normal("norm", pre)
     pre = pre if block.shift is None else pre + block.shift
-    post = dropped(block.words, phi(pre), blocks.dropout)
+    post = dropped(block.key, phi(pre), blocks.dropout)
     branch = dense(params["outer"], post)
     if not blocks.preactivation:
         branch = normal("branch_norm", branch)

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnn.nets.depth import active_layers, layers_present
-from jaxnn.nets.dropout import dropped, layer_words
+from jaxnn.nets.dropout import dropout_keys, dropped
 from jaxnn.nets.initialisers import Initialiser
 from jaxnn.nets.layers import apply_layers
 from jaxnn.nets.norms import Norm
@@ -63,7 +63,7 @@ class Layer(NamedTuple):
     params: dict[str, Any]
     stats: dict[str, Array]  # of its normalisation
     shift: Array | None  # [batch, ..., unit]
-    words: Array | None  # [2] key data of its dropout
+    key: Array | None  # [] of its dropout
     active: Array | None  # [] False: a masked member lacks it
 
 
@@ -120,13 +120,13 @@ def _apply(
 ) -> tuple[Array, Taps, Variables]:
     params, stats = variables["params"], variables.get("batch_stats", {})
     rates = (stack.input_dropout, stack.dropout)
-    words = layer_words(key, stack.depth.maximum) if train and rates != (None, None) else None
-    h = dropped(part(words, 0), stack.family.features(x), stack.input_dropout)
+    drops = dropout_keys(key, stack.depth.maximum) if train and rates != (None, None) else None
+    h = dropped(part(drops, 0), stack.family.features(x), stack.input_dropout)
     z = stack.family.product(params["first"], h, first=True)
     shifts = None if shift is None else shift.reshape(-1, *z.shape)
 
     def layer(group: str, where: int | slice) -> Layer:
-        above, keys = part(active_layers(stack.depth), where), part(words, slice(1, None))
+        above, keys = part(active_layers(stack.depth), where), part(drops, slice(1, None))
         own_stats, own_shift = stats.get(group, {}), part(shifts, where)
         return Layer(params[group], own_stats, own_shift, part(keys, where), above)
 
@@ -160,4 +160,4 @@ def _activated(
     if below is not None and stack.residual is not False:
         pre = jnp.asarray(stack.residual, pre.dtype) * below + pre
     pre = pre if layer.shift is None else pre + layer.shift
-    return Signals(pre, dropped(layer.words, stack.phi.function(pre), stack.dropout), stats)
+    return Signals(pre, dropped(layer.key, stack.phi.function(pre), stack.dropout), stats)

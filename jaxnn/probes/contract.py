@@ -51,12 +51,18 @@ def measure(probes: Sequence[Probe], flow: Flow) -> dict[str, Labelled | Coordin
         that dim (1 is the first hidden layer).
 
     Raises:
-        ValueError: a probe by layers meets a network that shows none, or returns an array that
-            does not fit its dims.
+        ValueError: a probe by layers meets a network that shows none, returns an array that does
+            not fit its dims, or shows what another probe shows.
     """
     measured: dict[str, Labelled | Coordinate] = {}
     for each in probes:
-        measured |= _labelled(each, flow)
+        found = _labelled(each, flow)
+        if twice := sorted(found.keys() & measured.keys()):
+            raise ValueError(
+                f"probe {each.name!r}: shows {', '.join(twice)}, as another probe does; "
+                "rename one: probe._replace(name=...)"
+            )
+        measured |= found
     if any("layer" in each.dims for each in probes):
         layers = tuple(range(1, 1 + _num_layers(flow)))
         measured["layer"] = Coordinate(layers, "1", "hidden layer")

@@ -229,11 +229,13 @@ def _adam_state(flow: Flow) -> Any:
         return isinstance(node, optax.ScaleByAdamState)
 
     nodes = jax.tree.leaves(flow.optimizer_state, is_leaf=is_adam)
-    found = [node for node in nodes if is_adam(node)]
+    whole = jax.tree.structure(flow.params)
+    found = [each for each in nodes if is_adam(each) and jax.tree.structure(each.nu) == whole]
     if len(found) != 1:
         raise ValueError(
-            "probe 'preconditioned_sharpness': expected one optax.ScaleByAdamState in the "
-            f"optimiser's state, got {len(found)}; train with adam or adamw, or leave it out"
+            "probe 'preconditioned_sharpness': expected one optax.ScaleByAdamState of all "
+            f"parameters in the optimiser's state, got {len(found)}; train with adam or adamw, or "
+            "leave it out"
         )
     return found[0]
 

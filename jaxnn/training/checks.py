@@ -1,7 +1,7 @@
 """Input checks of `fit`: each error names the argument, what was expected, what came, the fix."""
 
 from collections.abc import Sequence
-from typing import get_args
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -117,13 +117,31 @@ def check_data(data: Dataset, model: Model) -> None:
         _check_targets(split, getattr(data, split), out)
 
 
+def check_examples_count(data: Dataset, model: Model, sampling: str) -> None:
+    """Check that batch norm, which weighs all examples of a batch alike, may do so."""
+    if sampling != "full" or (data.num_train is None and data.train.weight is None):
+        return
+    if "batch_stats" in _shapes(data, model)[1]:
+        raise ValueError(
+            "sampling: expected 'epochs' or 'replacement' for a network with batch norm on a task "
+            "that leaves out or weighs examples, got 'full', whose batches hold them all; batch "
+            "norm would average over those too"
+        )
+
+
 def _num_outputs(data: Dataset, model: Model) -> int:
+    return _shapes(data, model)[0].shape[-1]
+
+
+def _shapes(data: Dataset, model: Model) -> tuple[Any, Any]:
+    """Return the shapes of the outputs for one example, and of the variables."""
     x = jax.ShapeDtypeStruct((1, *data.train.x.shape[1:]), jnp.asarray(data.train.x[:1]).dtype)
 
-    def outputs(key: Array, x: Array) -> Array:
-        return model.apply(model.init(key, x), x)[0]
+    def outputs(key: Array, x: Array) -> tuple[Array, Any]:
+        variables = model.init(key, x)
+        return model.apply(variables, x)[0], variables
 
-    return jax.eval_shape(outputs, jax.eval_shape(jax.random.key, 0), x).shape[-1]
+    return jax.eval_shape(outputs, jax.eval_shape(jax.random.key, 0), x)
 
 
 def _check_finite(name: str, values: Array | np.ndarray) -> None:

@@ -5,6 +5,7 @@ whose loss or parameters stop being finite freezes at its last finite parameters
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ from jaxnn.training.checks import (
     check_augment,
     check_counts,
     check_data,
+    check_examples_count,
     check_probes,
     check_sampling,
     check_stop,
@@ -37,6 +39,7 @@ from jaxnn.types import (
     whole_run,
 )
 
+EXAMPLE_DIMS = ("batch", "example", "other_example")  # of probes that show single examples
 AUGMENT_KEY = 3  # the run's key is split in three; its own stream of augmentations is folded in
 
 
@@ -68,7 +71,8 @@ def fit(
         key: initialisation, batches and dropout all follow from it.
         num_steps: training steps; 0 measures initialisation only.
         record_every: steps between records; divides `num_steps`.
-        probes: measured on the first `probe_size` training examples.
+        probes: measured on the first `probe_size` training examples, in evaluation: without
+            dropout, and with batch norm's averages of the steps so far (0 and 1 at step 0).
         validation_probes: measured on the first `probe_size` validation examples, and recorded
             under the name `validation_...`.
         batch_size: examples in a training step.
@@ -138,6 +142,7 @@ def training(
     check_sampling(sampling)
     check_stop(stop, data)
     check_data(data, model)
+    check_examples_count(data, model, sampling)
     check_augment(augment, data, batch_size)
     data = jax.tree.map(jnp.asarray, data)
     init_key, data_key, train_key = jax.random.split(key, 3)
@@ -175,7 +180,7 @@ def training(
         if validation_probes:
             unseen = prefix(data.validation, probe_size)
             more = measured(model, loss, optimizer, state, unseen, validation_probes)
-            found |= {_validation_name(name): value for name, value in more.items()}
+            found |= dict(_of_validation(name, value) for name, value in more.items())
         return found
 
     steps = tuple(range(0, num_steps + 1, record_every))
@@ -212,5 +217,9 @@ def _run_to_end(training: Training) -> dict[str, Labelled | Coordinate]:
     return whole_run(records, training.outcome(state), training.steps)
 
 
-def _validation_name(name: str) -> str:
-    return name if name == "layer" else f"validation_{name}"
+def _of_validation(name: str, value: Labelled | Coordinate) -> tuple[str, Labelled | Coordinate]:
+    """Return a measurement under its validation name; its axes of examples are others too."""
+    if not isinstance(value, Labelled):
+        return name, value
+    dims = (f"validation_{dim}" if dim in EXAMPLE_DIMS else dim for dim in value.dims)
+    return f"validation_{name}", replace(value, dims=tuple(dims))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import jaxnn as jn
+from jaxnn.nets.dropout import dropped
 
 RNG = np.random.default_rng(12)
 X = RNG.standard_normal((16, 3)).astype(np.float32)
@@ -121,3 +122,21 @@ def test_training_without_a_key_is_refused():
 def test_rate_outside_its_range_is_refused(name, rate):
     with pytest.raises(ValueError, match=rf"{name}: expected the share of units to drop, in \[0,"):
         jn.mlp(2, 4, 2, **{name: rate})
+
+
+@pytest.mark.parametrize("depth", [3, jn.Depth(3, deepest=jnp.int32(3))], ids=["scan", "loop"])
+def test_keys_of_any_kind_and_narrow_numbers_train(depth):
+    """By shapes and types alone: a small rate is not a multiple of bfloat16's 1/128."""
+    model = jn.mlp(depth, 4, 2, dropout=0.001)
+
+    def run(key):
+        x = jnp.ones((5, 3), jnp.bfloat16)
+        params = model.init(key, x)["params"]
+        return jax.grad(
+            lambda params: model.apply({"params": params}, x, key=key, train=True)[0].sum()
+        )(params)
+
+    slopes = jax.eval_shape(run, jax.random.key(0, impl="rbg"))
+    assert {leaf.dtype for leaf in jax.tree.leaves(slopes)} == {jnp.dtype("bfloat16")}
+    h = jax.jit(lambda key: dropped(key, jnp.ones((1000, 1000), jnp.bfloat16), 0.001))(KEYS[0])
+    assert abs(np.mean(np.asarray(h) == 0) - 0.001) < 5 * (0.001 / h.size) ** 0.5

@@ -213,3 +213,13 @@ def test_network_of_one_layer_sweeps_with_batch_norm(digits):
         )
 
     assert jn.sweep(run, learning_rate=[0.1, 0.2])["loss"].notnull().all()
+
+
+def test_statistics_keep_a_narrow_dtype():
+    """In bfloat16 sums are taken in float32, and what a scan carries on stays bfloat16."""
+    model = jn.mlp(2, 4, 2, norm="batch")
+    x = jax.ShapeDtypeStruct((5, 3), jnp.bfloat16)
+    with jax.numpy_dtype_promotion("standard"):  # linen promotes the sums
+        variables = jax.eval_shape(model.init, jax.random.key(0), x)
+        _, _, moved = jax.eval_shape(functools.partial(model.apply, train=True), variables, x)
+    assert moved == variables

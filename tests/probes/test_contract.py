@@ -307,3 +307,20 @@ def test_loss_sees_the_batchs_own_targets():
         return jn.squared_error(outputs, targets)
 
     assert traced([probes.loss], targets=REALS, loss=spy)["loss"].values.shape == ()
+
+
+def test_probes_that_show_the_same_are_refused():
+    """A dictionary's parts get names when measured: here both show `loss_b`."""
+    several = probes.Probe("loss", (), "1", "several", lambda flow: {"b": flow.loss})
+    other = probes.Probe("loss_b", (), "1", "one", lambda flow: flow.loss)
+
+    def measured(x):
+        model = jn.mlp(1, 2, 2)
+        batch = Batch(x, jnp.zeros(3, jnp.int32))
+        variables = model.init(jax.random.key(0), x)
+        return probes.measure(
+            [several, other], probes.flow(model, jn.cross_entropy, variables, batch)
+        )
+
+    with pytest.raises(ValueError, match="probe 'loss_b': shows loss_b, as another probe does"):
+        jax.eval_shape(measured, jnp.ones((3, 2)))

@@ -57,6 +57,15 @@ CASES = {
         ValueError,
         r"record_every: expected a divisor of num_steps=10, got 4; the nearest one is 5",
     ),
+    "batch_norm_over_examples_left_out": (
+        {
+            "model": jn.mlp(2, 4, 3, norm="batch"),
+            "sampling": "full",
+            "data": CLEAN._replace(num_train=4),
+        },
+        ValueError,
+        "sampling: expected 'epochs' or 'replacement' for a network with batch norm",
+    ),
     "record_every_exceeds_num_steps": (
         {"record_every": 20, "num_steps": 10},
         ValueError,
@@ -132,8 +141,8 @@ def test_wrong_argument_is_refused_before_anything_is_compiled(compiled, change,
         "probes": [probes.loss],
         **change,
     }
-    data = arguments.pop("data")
-    model, optimizer = jn.mlp(2, 4, 3), jn.optimizer("sgd", 0.1)
+    data, model = arguments.pop("data"), arguments.pop("model", jn.mlp(2, 4, 3))
+    optimizer = jn.optimizer("sgd", 0.1)
     with pytest.raises(error, match=message):
         jn.fit(model, untouched, optimizer, data, **arguments)
     assert not compiled
