@@ -64,7 +64,7 @@ def take_step(
     finite = jnp.isfinite(value) & _all_finite(new[0])
     alive = state.alive
     (variables, optimizer_state) = jax.tree.map(
-        lambda ours, last: jnp.where(alive & finite, ours, last),
+        lambda ours, last: jnp.where(alive & finite, _of_dtype(ours, last.dtype), last),
         new,
         (state.variables, state.optimizer),
     )
@@ -124,6 +124,11 @@ def _update(
     if not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in asked.values()):
         offered = {name: each for name, each in offered.items() if name in asked}
     return optimizer.update(gradients, state.optimizer, params, **offered)
+
+
+def _of_dtype(value: Array, dtype: Any) -> Array:
+    """Return an array in a dtype; random keys have one alone, and no conversion."""
+    return value if jnp.result_type(value) == dtype else jnp.asarray(value, dtype)
 
 
 def _all_finite(tree: Any) -> Array:

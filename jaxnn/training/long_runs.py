@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from jaxnn.types import Coordinate, Labelled, Training, whole_run
 
@@ -45,7 +46,7 @@ def long_run(
 
     Raises:
         TypeError, ValueError: a count is no positive int, or the directory holds another run, one
-            with another start, program, data or steps.
+            with another start, program, data or steps, or other probes.
     """
     _check_count("save_every", save_every)
     _check_count("keep", keep)
@@ -79,7 +80,7 @@ class _ResumePoints:
         import orbax.checkpoint as ocp  # here, so that importing jaxnn stays light
 
         self._start, self._first, self._steps = start, jax.tree.leaves(first), training.steps
-        self._fingerprint = _fingerprint(training, start)
+        self._fingerprint = _fingerprint(training, start, first)
         self._args, self._directory = ocp.args, directory.absolute()
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, enable_async_checkpointing=False, cleanup_tmp_directories=True
@@ -128,19 +129,41 @@ class _ResumePoints:
         if self._manager.restore(step, args=item)["about"]["fingerprint"] != self._fingerprint:
             raise ValueError(
                 "directory: expected one that is new or holds this very run, got "
-                f"{str(self._directory)!r}, whose run has another start, program, data or steps; "
-                "give this run a directory of its own"
+                f"{str(self._directory)!r}, whose run has another start, program, data or steps, "
+                "or other probes; give this run a directory of its own"
             )
 
 
-def _fingerprint(training: Training, start: Any) -> str:
-    """Return a digest of what two runs must share for one to go on where the other stopped."""
-    closed = jax.make_jaxpr(training.advance)(start)
-    program = re.sub(r"0x[0-9a-f]+", "", str(closed.jaxpr))  # without addresses of functions
-    digest = hashlib.sha256(f"{training.steps} {jax.tree.structure(start)} {program}".encode())
-    for leaf in _plain([start, closed.consts]):
+def _fingerprint(training: Training, start: Any, first: Any) -> str:
+    """Return a digest of what two runs must share for one to go on where the other stopped.
+
+    It holds the programs of the steps and of what is told, the data that they hold, and the labels.
+    """
+
+    def told(state: Any) -> Any:
+        return training.records(state), training.outcome(state)
+
+    programs = [jax.make_jaxpr(function)(start) for function in (training.advance, told)]
+    structures = jax.tree.structure((start, first))
+    text = f"{training.steps} {structures} {[str(each.jaxpr) for each in programs]}"
+    text = re.sub(r"0x[0-9a-f]+", "", text)  # without addresses of functions
+    digest = hashlib.sha256(text.encode())
+    for leaf in _plain([start, *map(_constants, programs)]):
         digest.update(f"{leaf.dtype}{leaf.shape}".encode() + leaf.tobytes())
     return digest.hexdigest()
+
+
+def _constants(program: ClosedJaxpr | Jaxpr) -> list[Any]:
+    """Return the arrays that a program holds, those of jitted functions in it too."""
+    found = list(program.consts) if isinstance(program, ClosedJaxpr) else []
+    for equation in program.eqns:
+        for inner in jax.tree.leaves(equation.params, is_leaf=_is_program):
+            found += _constants(inner) if _is_program(inner) else []
+    return found
+
+
+def _is_program(value: Any) -> bool:
+    return isinstance(value, ClosedJaxpr | Jaxpr)
 
 
 def _numbered(leaves: Leaves) -> dict[str, np.ndarray]:

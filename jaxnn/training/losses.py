@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from jaxnn.training.numbers import check_number
 from jaxnn.types import Loss, Scalar
 
 
@@ -30,11 +31,15 @@ def smoothed_cross_entropy(smoothing: Scalar) -> Loss:
     least value is above 0.
 
     Args:
-        smoothing: share of the label given to all classes alike, in [0, 1]; may be traced.
+        smoothing: share of the label given to all classes alike, in [0, 1); may be traced.
+
+    Raises:
+        ValueError: `smoothing` is known and not in [0, 1).
 
     Source:
         Szegedy et al. 2016, 1512.00567, section 7.
     """
+    check_number("smoothing", smoothing, "in [0, 1)", lambda each: (each >= 0) & (each < 1))
 
     def loss(outputs: Array, targets: Array) -> Array:
         share = jnp.asarray(smoothing, outputs.dtype)

@@ -11,10 +11,12 @@ Of an optimiser's update, with r the width ratio:
     kernel of the readout                            1 / r  1 / r
     bias or scale of as many units as the width      r      1
     bias of the readout                              1      1
+    a layer's single number (scale of a branch)      1      1
 
 `first` counts as hidden where the network has a group `embed` before it. The initialisation of
 hidden layers is the usual one, variance 1 / fan_in; that of the readout has a variance of 1 / r
-times it: `readout=jn.gaussian(mup_readout_gain(r))`.
+times it: `readout=jn.gaussian(mup_readout_gain(r))`. Attention needs heads of one size at all
+widths: let their number grow with the width.
 
 Source:
     Yang et al. 2022, 2203.03466, table 3.
@@ -27,7 +29,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxnn.training.param_groups import STACKED, Path, group_of, is_kernel
+from jaxnn.training.param_groups import STACKED, Path, group_of, is_kernel, unit_axes
 from jaxnn.types import Scalar
 
 INPUTS = ("embed", "first", "input")
@@ -74,7 +76,7 @@ def scale_by_mup(rule: str, width_ratio: Scalar) -> optax.GradientTransformation
 
         def scale(path: Path, step: Array) -> Array:
             ratio = jnp.asarray(width_ratio, step.dtype)
-            return ratio ** _power(rule, path, embedded="embed" in updates) * step
+            return ratio ** _power(rule, path, step, embedded="embed" in updates) * step
 
         return jax.tree_util.tree_map_with_path(scale, updates), state
 
@@ -93,9 +95,11 @@ def mup_readout_gain(width_ratio: Scalar, gain: Scalar = 1.0) -> Array:
     return jnp.asarray(gain, dtype) / jnp.sqrt(jnp.asarray(width_ratio, dtype))
 
 
-def _power(rule: str, path: Path, *, embedded: bool) -> int:
+def _power(rule: str, path: Path, leaf: Array, *, embedded: bool) -> int:
     """Return the power of the width ratio for a leaf."""
     group = group_of(path)
+    if not unit_axes(path, leaf):
+        return 0
     if not is_kernel(path):  # what lies deeper in the readout is a norm, as wide as the network
         return 0 if group == READOUT and len(path) == 2 else POWERS[rule]["vector"]
     if group == READOUT:

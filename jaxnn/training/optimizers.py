@@ -5,15 +5,19 @@ parts, penalties on kernels only, norms that keep stacked layers apart, and the 
 chain, in one call that a sweep can batch over.
 """
 
+from collections.abc import Collection
 from typing import Any
 
+import jax
 import optax
 
 from jaxnn.training.clipping import clip_adaptive as adaptive_clipping
-from jaxnn.training.param_groups import kernels
+from jaxnn.training.clipping import clip_norm as norm_clipping
+from jaxnn.training.numbers import check_number
+from jaxnn.training.param_groups import group_of, is_kernel, kernels
 from jaxnn.training.projections import max_norm as projection
 from jaxnn.training.projections import proximal_l1
-from jaxnn.training.rules import RULES
+from jaxnn.training.rules import MATRICES, RULES
 from jaxnn.training.sharpness import sharpness_aware
 from jaxnn.types import Scalar
 
@@ -62,7 +66,8 @@ def optimizer(
         **options: the rule's own.
 
     Raises:
-        ValueError: the rule is unknown.
+        ValueError: the rule is unknown, or a number that is known is below 0; at init, params
+            without what a penalty, `max_norm` or muon acts on.
 
     Example:
         >>> transform = optimizer("sgd", 0.1, momentum=0.9, clip_norm=1.0)
@@ -71,12 +76,18 @@ def optimizer(
     """
     if rule not in RULES:
         raise ValueError(f"rule: unknown optimiser {rule!r}; known: {', '.join(RULES)}")
+    penalties = {"l2": l2, "weight_decay": weight_decay, "l1": l1, "max_norm": max_norm}
+    clips = {"clip_norm": clip_norm, "clip_value": clip_value, "clip_adaptive": clip_adaptive}
+    rate = {} if callable(learning_rate) else {"learning_rate": learning_rate}
+    for name, value in {**rate, **clips, **penalties}.items():
+        check_number(name, value, "at least 0", lambda each: each >= 0)
+    needed = [name for name, value in penalties.items() if value is not None]
     if rule == "adamw" and weight_decay is None:
         weight_decay = ADAMW_WEIGHT_DECAY
     parts = [
         None if sam is None else sharpness_aware(sam),
         None if l2 is None else optax.add_decayed_weights(l2, mask=kernels),
-        None if clip_norm is None else optax.clip_by_global_norm(clip_norm),  # pyright: ignore
+        None if clip_norm is None else norm_clipping(clip_norm),
         None if clip_value is None else optax.clip(clip_value),
         None if clip_adaptive is None else adaptive_clipping(clip_adaptive),
         RULES[rule](**options),
@@ -85,4 +96,29 @@ def optimizer(
         None if l1 is None else proximal_l1(l1, learning_rate),
         None if max_norm is None else projection(max_norm),
     ]
-    return optax.chain(*(part for part in parts if part is not None))
+    chain = optax.chain(*(part for part in parts if part is not None))
+
+    def init(params: Any) -> Any:
+        _check_leaves(rule, needed, params)
+        return chain.init(params)
+
+    return chain._replace(init=init)
+
+
+def _check_leaves(rule: str, needed: Collection[str], params: Any) -> None:
+    """Check that there is something for each part to act on."""
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    if needed and not any(is_kernel(path) for path in paths):
+        raise ValueError(
+            f"{', '.join(needed)}: expected params with leaves called 'kernel', the only ones it "
+            f"acts on, got {_names(paths)}; name weights 'kernel', or chain optax's own part"
+        )
+    if rule == "muon" and not any(is_kernel(path) and group_of(path) in MATRICES for path in paths):
+        raise ValueError(
+            f"rule 'muon': expected params with kernels in the groups {' or '.join(MATRICES)}, the "
+            f"matrices it is for, got {_names(paths)}; name the groups so, or use another rule"
+        )
+
+
+def _names(paths: list[Any]) -> str:
+    return ", ".join(jax.tree_util.keystr(path) for path in paths[:5])

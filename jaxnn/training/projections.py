@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from jaxnn.training.clipping import shorten
 from jaxnn.training.param_groups import Path, is_kernel, unit_axes
 from jaxnn.types import Scalar
 
@@ -60,9 +61,9 @@ def max_norm(norm: Scalar) -> optax.GradientTransformation:
         def project(path: Path, step: Array, weight: Array) -> Array:
             if not is_kernel(path):
                 return step
-            moved, bound = weight + step, jnp.asarray(norm, weight.dtype)
-            length = jnp.sqrt(jnp.sum(moved**2, axis=unit_axes(path, weight), keepdims=True))
-            return jnp.where(length > bound, moved * (bound / length) - weight, step)
+            moved = weight + step
+            short = shorten(moved, norm, unit_axes(path, weight))
+            return jnp.where(short == moved, step, short - weight)
 
         return jax.tree_util.tree_map_with_path(project, updates, params), state
 

@@ -56,12 +56,17 @@ def divergence(rates: Array, losses: Array, *, limit: Scalar | None = None) -> A
 
 
 def _smooth(losses: Array, smoothing: Scalar) -> Array:
-    """Return the exponential running means, each divided by the weights it is made of."""
+    """Return the exponential running means, each divided by the weights it is made of.
+
+    A loss that is not finite is NaN there, and no part of later means.
+    """
     kept = jnp.asarray(smoothing, losses.dtype)
 
     def add(sums: tuple[Array, Array], loss: Array) -> tuple[tuple[Array, Array], Array]:
-        total, weight = kept * sums[0] + loss, kept * sums[1] + 1.0
-        return (total, weight), total / weight
+        finite = jnp.isfinite(loss)
+        total = jnp.where(finite, kept * sums[0] + loss, sums[0])
+        weight = jnp.where(finite, kept * sums[1] + 1.0, sums[1])
+        return (total, weight), jnp.where(finite, total / weight, jnp.nan)
 
     zero = jnp.zeros((), losses.dtype)
     return jax.lax.scan(add, (zero, zero), losses)[1]

@@ -10,8 +10,8 @@ from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
-from jax.core import Tracer
 
+from jaxnn.training.numbers import check_number
 from jaxnn.types import Scalar
 
 Schedule = Callable[[Any], Array]
@@ -83,6 +83,7 @@ def one_cycle(
         Smith & Topin 2017, 1708.07120; the cosines are fastai's.
     """
     _check_positive("num_steps", num_steps)
+    check_number("rise", rise, "between 0 and 1", lambda each: (each > 0) & (each < 1))
 
     def schedule(step: Any) -> Array:
         place, turn = _share(step, num_steps), _real(rise)
@@ -97,7 +98,12 @@ def one_cycle(
 def step_decay(rate: Scalar, every: Scalar, *, factor: Scalar = 0.1) -> Schedule:
     """Multiply the rate by `factor` every so many steps (He et al. 2015, 1512.03385)."""
     _check_positive("every", every)
-    return lambda step: _real(rate) * _real(factor) ** jnp.floor(_real(step) / _real(every))
+
+    def schedule(step: Any) -> Array:
+        falls = jnp.floor_divide(_real(step), _real(every))  # exact; XLA divides by reciprocals
+        return _real(rate) * _real(factor) ** falls
+
+    return schedule
 
 
 def cycle(low: Scalar, high: Scalar, half_cycle: Scalar) -> Schedule:
@@ -153,5 +159,4 @@ def _half_cosine(start: Scalar, end: Scalar, share: Array) -> Array:
 
 
 def _check_positive(name: str, value: Scalar) -> None:
-    if not isinstance(value, Tracer) and not value > 0:
-        raise ValueError(f"{name}: expected a number above 0, got {value!r}")
+    check_number(name, value, "above 0", lambda each: each > 0)

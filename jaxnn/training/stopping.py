@@ -1,8 +1,9 @@
 """Stopping rules: pure functions of the losses at each record.
 
 Contract of a rule: `init(training_loss, validation_loss)` takes the losses at record 0, `update`
-those at each later record, and says whether to stop there. Numbers of a rule may be traced. Losses
-are those of the probes' examples; a validation loss that is not a number is never the best.
+those at each later record, and says whether to stop there. Numbers of a rule may be traced; those
+that are not are checked. Losses are those of the probes' examples; a validation loss that is not a
+number is never the best, and counts as infinitely bad.
 
 Prechelt's rules count epochs; here a record stands for an epoch. Strips of k records are records
 1 to k, k + 1 to 2 k and so on; record 0, the initial network, ends the strip before them.
@@ -18,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnn.training.numbers import check_number
 from jaxnn.types import Scalar
 
 
@@ -36,12 +38,16 @@ def patience(num_records: Scalar, *, min_delta: Scalar = 0.0) -> Stopping:
         num_records: records to wait, at least 1.
         min_delta: a loss is better only if it is lower by more than this.
 
+    Raises:
+        ValueError: `num_records` is known and below 1.
+
     Example:
         >>> losses = jnp.array([1.0, 0.8, 0.5, 0.5, 0.55, 0.6])
         >>> stopped = stop_in(patience(2), losses, losses)
         >>> int(stopped.at), int(stopped.best)
         (4, 2)
     """
+    check_number("num_records", num_records, "at least 1", lambda each: each >= 1)
 
     def init(training_loss: Array, validation_loss: Array) -> tuple[Array, Array]:
         del training_loss
@@ -63,7 +69,14 @@ def generalisation_loss(alpha: Scalar) -> Stopping:
     """Stop once the validation loss is alpha percent above its lowest, GL(t) > alpha.
 
     GL(t) = 100 (E_va(t) / min_{s <= t} E_va(s) - 1); losses are positive (Prechelt's GL_alpha).
+
+    Args:
+        alpha: the rise in percent that is borne, at least 0.
+
+    Raises:
+        ValueError: `alpha` is known and below 0.
     """
+    check_number("alpha", alpha, "at least 0", lambda each: each >= 0)
 
     def init(training_loss: Array, validation_loss: Array) -> Array:
         del training_loss
@@ -84,13 +97,14 @@ def quotient(alpha: Scalar, *, strip: int = 5) -> Stopping:
     of the validation loss is borne with while the training loss still falls fast.
 
     Args:
-        alpha: the rise in percent borne for a progress of a thousandth.
+        alpha: the rise in percent borne for a progress of a thousandth, at least 0.
         strip: records k in a strip.
 
     Raises:
-        TypeError, ValueError: `strip` is no positive int.
+        TypeError, ValueError: `strip` is no positive int, or `alpha` is known and below 0.
     """
     _check_strip(strip)
+    check_number("alpha", alpha, "at least 0", lambda each: each >= 0)
 
     def init(training_loss: Array, validation_loss: Array) -> tuple[Array, Array, Array]:
         window = jnp.zeros(strip, training_loss.dtype)
@@ -119,9 +133,10 @@ def successive_rises(num_strips: Scalar, *, strip: int = 5) -> Stopping:
         strip: records in a strip.
 
     Raises:
-        TypeError, ValueError: `strip` is no positive int.
+        TypeError, ValueError: `strip` is no positive int, or `num_strips` is known and below 1.
     """
     _check_strip(strip)
+    check_number("num_strips", num_strips, "at least 1", lambda each: each >= 1)
 
     def init(training_loss: Array, validation_loss: Array) -> tuple[Array, Array, Array]:
         del training_loss
@@ -179,8 +194,8 @@ def stop_in(rule: Stopping, training_loss: Array, validation_loss: Array) -> Sto
 
 
 def _rise(loss: Array, lowest: Array) -> Array:
-    """Return by how many percent a loss is above the lowest."""
-    return 100.0 * (loss / lowest - 1.0)
+    """Return by how many percent a loss is above the lowest; infinity of one that is not finite."""
+    return jnp.where(jnp.isfinite(loss), 100.0 * (loss / lowest - 1.0), jnp.inf)
 
 
 def never_nan(loss: Array) -> Array:

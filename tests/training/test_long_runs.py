@@ -186,6 +186,26 @@ def test_directory_of_another_run_is_refused(kept, change):
     assert points(kept) == [2]
 
 
+def telling(name="total", factor=2.0, last="total", data=(1.0, 2.0)):
+    """One short training that tells its total under a name, times what a jitted function holds."""
+    data = np.array(data, np.float32)
+    return noise(num_steps=1)._replace(
+        records=lambda state: {name: factor * jax.jit(lambda x: x * data)(state["total"])},
+        outcome=lambda state: {last: factor * state["total"]},
+    )
+
+
+@pytest.mark.parametrize(
+    "change", [{"name": "loss"}, {"factor": 3.0}, {"data": (1.0, 3.0)}, {}], ids=str
+)
+def test_directory_of_a_run_that_tells_other_things_is_refused(tmp_path, change):
+    found = long_run(telling(), tmp_path)
+    if not change:
+        return assert_same(long_run(telling(), tmp_path), found)
+    with pytest.raises(ValueError, match=r"directory: expected one .* or other probes"):
+        long_run(telling(**change), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [

@@ -66,6 +66,12 @@ def test_smoothed_cross_entropy_is_that_of_smoothed_labels():
         np.testing.assert_allclose(losses, expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize("smoothing", [-0.1, 1.0, np.nan])
+def test_smoothing_out_of_its_range_is_refused(smoothing):
+    with pytest.raises(ValueError, match=r"smoothing: expected a number in \[0, 1\)"):
+        smoothed_cross_entropy(smoothing)
+
+
 @pytest.mark.parametrize(
     ("loss", "targets"),
     [

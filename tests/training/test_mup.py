@@ -12,6 +12,7 @@ import jaxnn as jn
 from jaxnn.training import mup_readout_gain, scale_by_mup
 
 ONE = {"kernel": np.ones((2, 2), np.float32), "bias": np.ones(2, np.float32)}
+STACK = jax.tree.map(lambda leaf: leaf[None], ONE)  # of one layer
 
 
 @pytest.mark.parametrize(
@@ -26,7 +27,7 @@ ONE = {"kernel": np.ones((2, 2), np.float32), "bias": np.ones(2, np.float32)}
 )
 def test_multipliers_are_those_of_the_table(rule, groups, kernels, biases):
     transform = scale_by_mup(rule, 4.0)
-    params = dict.fromkeys(groups, ONE)
+    params = {group: STACK if group == "hidden" else ONE for group in groups}
     found, _ = transform.update(params, transform.init(params))
     for group, kernel, bias in zip(groups, kernels, biases, strict=True):
         assert np.all(found[group]["kernel"] == kernel)
@@ -36,7 +37,7 @@ def test_multipliers_are_those_of_the_table(rule, groups, kernels, biases):
 def test_norm_before_the_readout_is_as_wide_as_the_network():
     params = {
         "embed": ONE,
-        "hidden": {"mlp": ONE},
+        "hidden": {"mlp": STACK},
         "readout": {**ONE, "norm": {"scale": ONE["bias"]}},
     }
     transform = scale_by_mup("sgd", 4.0)
@@ -46,8 +47,16 @@ def test_norm_before_the_readout_is_as_wide_as_the_network():
     assert np.all(found["hidden"]["mlp"]["kernel"] == 1.0)
 
 
+def test_single_number_of_a_branch_does_not_grow_with_the_width():
+    """The scale of a block of `jn.rezero()`, one for each layer, beside a scale a unit."""
+    scales = {"scale": np.ones(3, np.float32), "norm": {"scale": np.ones((3, 2), np.float32)}}
+    found, _ = scale_by_mup("sgd", 4.0).update({"hidden": scales}, ())
+    assert np.all(found["hidden"]["scale"] == 1.0)
+    assert np.all(found["hidden"]["norm"]["scale"] == 4.0)
+
+
 def test_ratio_of_one_is_the_base_network_and_may_be_traced():
-    params = {"first": ONE, "hidden": ONE, "readout": ONE}
+    params = {"first": ONE, "hidden": STACK, "readout": ONE}
     for rule in ("sgd", "adam"):
         found = jax.jit(lambda r, rule=rule: scale_by_mup(rule, r).update(params, ())[0])(1.0)
         jax.tree.map(np.testing.assert_array_equal, found, params)

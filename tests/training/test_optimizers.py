@@ -10,6 +10,8 @@ import pytest
 
 import jaxnn as jn
 from jaxnn.training import kernels, proximal_l1
+from jaxnn.training.descent import State, take_step
+from jaxnn.types import Batch
 
 WEIGHTS = np.array([[1.0, -0.7, 0.3], [0.05, -2.0, 0.5]])
 
@@ -106,7 +108,7 @@ def one_step(transform, gradients=GRADIENTS):
 
 
 @pytest.mark.parametrize("clip", ["clip_norm", "clip_value"])
-@pytest.mark.parametrize("scale", [0.0, 1.0, 1e18], ids=["zero", "one", "huge"])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e38], ids=["zero", "one", "huge"])
 def test_infinite_clip_is_bitwise_no_clip(clip, scale):
     gradients = jax.tree.map(lambda leaf: np.float32(scale) * leaf, GRADIENTS)
     found = one_step(jn.optimizer("sgd", 0.1, **{clip: math.inf}), gradients)
@@ -120,6 +122,32 @@ def test_norm_that_is_clipped_is_that_of_all_gradients():
     for name in ("kernel", "bias"):
         expected = -GRADIENTS["layer"][name] * 2.0 / math.sqrt(57)
         np.testing.assert_allclose(found[name], expected, rtol=1e-6)  # three float32 roundings
+
+
+# part of a chain with rate 1 -> update of TREE's kernel and bias by GRADIENTS times 1e38
+HUGE = {
+    "clip_norm": (2.0, -6.0 / math.sqrt(57), 2.0 / math.sqrt(57)),
+    "clip_adaptive": (0.5, -1.0, 0.5),  # half the weights, as a unit's entries are equal
+    "max_norm": (1.0, -math.sqrt(0.5) - 2.0, 1e38),  # two weights into each unit
+}
+
+
+@pytest.mark.parametrize("part", HUGE)
+def test_gradient_whose_square_is_out_of_range_is_clipped_to_the_bound(part):
+    bound, kernel, bias = HUGE[part]
+    gradients = jax.tree.map(lambda leaf: np.float32(1e38) * leaf, GRADIENTS)
+    found = one_step(jn.optimizer("sgd", 1.0, **{part: bound}), gradients)
+    for name, expected in [("kernel", kernel), ("bias", bias)]:
+        np.testing.assert_allclose(found[name], expected, rtol=1e-6)  # a few float32 roundings
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+@pytest.mark.parametrize("part", HUGE)
+def test_gradient_that_is_not_finite_is_not_made_so(part, value):
+    gradients = jax.tree.map(np.copy, GRADIENTS)
+    gradients["layer"]["kernel"][0, 0] = value
+    found = one_step(jn.optimizer("sgd", 1.0, **{part: HUGE[part][0]}), gradients)
+    assert not np.isfinite(found["kernel"][0, 0])
 
 
 def test_l2_is_part_of_the_gradient_that_is_clipped_and_decay_is_not():
@@ -176,6 +204,83 @@ def test_proximal_step_follows_a_schedule():
         params = optax.apply_updates(params, updates)
         # a few float32 roundings
         np.testing.assert_allclose(params["kernel"], [[expected, -expected]], rtol=1e-6)
+
+
+NAMELESS = {"dense": {"weight": np.ones((2, 2), np.float32)}}
+
+
+@pytest.mark.parametrize("part", ["l1", "l2", "weight_decay", "max_norm"])
+def test_part_that_finds_no_kernel_is_refused_at_init(part):
+    transform = jn.optimizer("sgd", 0.1, **{part: 0.5})
+    with pytest.raises(ValueError, match=rf"{part}: expected params with leaves called 'kernel'"):
+        transform.init(NAMELESS)
+
+
+def test_muon_that_finds_no_matrix_is_refused_at_init_and_default_decay_is_not():
+    with pytest.raises(ValueError, match=r"rule 'muon': expected .* hidden or recurrent.*'layer'"):
+        jn.optimizer("muon", 0.1).init(TREE)
+    jn.optimizer("adamw", 0.1).init(NAMELESS)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "learning_rate",
+        "l1",
+        "l2",
+        "weight_decay",
+        "max_norm",
+        "clip_norm",
+        "clip_value",
+        "clip_adaptive",
+    ],
+)
+def test_negative_number_is_refused_unless_traced(name):
+    def build(value):
+        jn.optimizer("sgd", **{"learning_rate": 0.1, name: value})
+        return value
+
+    for value in (-0.1, math.nan):
+        with pytest.raises(ValueError, match=f"{name}: expected a number at least 0, got "):
+            build(value)
+    jax.eval_shape(build, -0.1)
+
+
+# name of a traced number -> rule
+WIDER = {
+    "momentum": "sgd",
+    "b1": "adam",
+    "decay": "rmsprop",
+    "beta": "muon",
+    "l2": "sgd",
+    "clip_value": "sgd",
+    "clip_norm": "sgd",
+}
+
+
+@pytest.mark.usefixtures("float64", "relaxed")
+@pytest.mark.parametrize("name", WIDER)
+def test_number_wider_than_the_parameters_trains_them_in_their_dtype(name):
+    """A float64 axis, float32 data; momentum makes what the number touches part of the state."""
+    params = {"hidden": {"kernel": jnp.ones((1, 2, 2), jnp.float32)}}
+    batch = Batch(jnp.ones((3, 2), jnp.float32), jnp.ones((3, 2), jnp.float32))
+
+    def apply(variables, x, **_):
+        return x @ variables["params"]["hidden"]["kernel"][0], None, variables
+
+    def run(number):
+        rest = {"momentum": 0.9} if WIDER[name] == "sgd" else {}
+        transform = jn.optimizer(WIDER[name], 0.1, **{**rest, name: number})
+        state = State(jnp.int32(0), {"params": params}, transform.init(params), jnp.float64("nan"))
+
+        def step(state, _):
+            model = jn.Model(None, apply)
+            return take_step(model, jn.squared_error, transform, state, batch, None), None
+
+        return jax.lax.scan(step, state, length=2)[0].variables["params"]
+
+    found = jax.eval_shape(run, jnp.asarray(np.float64(0.5)))
+    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {np.dtype(np.float32)}
 
 
 def test_unknown_rule_is_refused_with_the_known_ones():

@@ -117,6 +117,16 @@ def test_eager_schedule_of_plain_numbers_equals_the_traced_one(rates, name):
         np.testing.assert_allclose(rate, rates[0][name][0, step], rtol=1e-5, atol=1e-7)  # float32
 
 
+def test_step_decay_of_a_known_length_falls_at_its_multiples():
+    """In float32 41, 47 and 61 times their reciprocals are below 1."""
+    lengths = (41, 47, 61)
+    run = jax.jit(
+        lambda step: [schedules.step_decay(1.0, n, factor=0.5)(n * step) for n in lengths]
+    )
+    for falls in (1, 3):
+        np.testing.assert_array_equal(run(falls), [0.5**falls] * 3)
+
+
 def test_schedule_of_an_optimiser_is_traced_and_followed():
     """Descent of a mode l: weights w <- w - rate(t) l (w - 1); L1 shrinks by the same rate."""
 
@@ -146,10 +156,11 @@ def test_schedule_of_an_optimiser_is_traced_and_followed():
         (lambda: schedules.step_decay(0.1, 0), "every: "),
         (lambda: schedules.cycle(0.1, 0.2, 0), "half_cycle: "),
         (lambda: schedules.ramp(0.0, 1.0, 10), "low: "),
+        (lambda: schedules.one_cycle(0.1, 5, rise=1.0), "rise: expected a number between 0 and 1"),
     ],
-    ids=["cosine", "one_cycle", "step_decay", "cycle", "ramp"],
+    ids=["cosine", "one_cycle", "step_decay", "cycle", "ramp", "rise"],
 )
-def test_length_that_is_not_positive_is_refused(build, message):
+def test_number_out_of_its_range_is_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()
 
@@ -216,10 +227,15 @@ def test_steepest_fall_is_that_of_the_running_mean():
     rates = 10.0 ** np.arange(10)
     losses = np.array([1.0, 1.0, 1.0, 1.0, 1.0, 0.5, 1.0, 0.6, 0.2, 0.0])
     with jax.enable_x64(True):
-        run = jax.jit(jax.vmap(lambda s: range_test.steepest_fall(rates, losses, smoothing=s)))
-        found = run(np.array([0.0, 0.5]))
+        fall = jax.vmap(
+            lambda s, each: range_test.steepest_fall(rates, each, smoothing=s), (0, None)
+        )
+        run = jax.jit(fall)
+        found = run(np.array([0.0, 0.5]), losses)
         nowhere = range_test.steepest_fall(rates, rates)
+        broken = run(np.array([0.0, 0.5]), np.where(rates == 10, np.inf, losses))
     np.testing.assert_allclose(found, [10**4.5, 10**7.5], rtol=1e-12)
+    np.testing.assert_allclose(broken, found, rtol=1e-12)  # of 1s before, one is left out
     assert np.isnan(nowhere)
 
 

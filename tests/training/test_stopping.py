@@ -167,12 +167,29 @@ def test_strip_without_progress_stops_at_any_rise():
 
 @pytest.mark.parametrize("name", RULES)
 def test_loss_that_is_not_a_number_is_never_the_best(name):
+    """It is infinitely bad where a rule measures a rise; quotient does so at the end of a strip."""
     rule = RULES[name][0]
     losses = np.array([np.nan, 3.0, np.nan, 2.0, np.nan])
     with jax.enable_x64(True):
         run = jax.jit(lambda n: stopping.stop_in(rule(n), losses, losses))
         found = run(99.0)
-    assert (int(found.at), int(found.best)) == (4 if name == "patience_delta" else -1, 3)
+    expected = {"patience_delta": (4, 3), "generalisation_loss": (2, 1), "quotient": (4, 3)}
+    assert (int(found.at), int(found.best)) == expected.get(name, (-1, 3))
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (lambda: stopping.patience(0), "num_records: expected a number at least 1, got 0"),
+        (lambda: stopping.generalisation_loss(-1.0), "alpha: expected a number at least 0"),
+        (lambda: stopping.quotient(-1.0), "alpha: expected a number at least 0"),
+        (lambda: stopping.successive_rises(0), "num_strips: expected a number at least 1"),
+    ],
+    ids=["patience", "generalisation_loss", "quotient", "successive_rises"],
+)
+def test_number_at_which_a_rule_stops_at_once_is_refused(rule, message):
+    with pytest.raises(ValueError, match=message):
+        rule()
 
 
 @pytest.mark.parametrize(
