@@ -163,8 +163,16 @@ def save(
     words = ["# Benchmark", bench_report.setting(start), *bench_report.FAIRNESS]
     text = "\n\n".join([*words, *(each.markdown() for each in tables)])
     report.write_text(text, folder / "table.md")
-    identity = {"scale": options.scale, "seed": 0, "source": Path(__file__), "ds": Dataset()}
-    manifest = report.manifest(options, wall_seconds=time.time() - start["time"], **identity)
+    manifest = report.manifest(
+        options,
+        about=(__doc__ or "").partition("\n")[0],
+        scale=options.scale,
+        seed=0,
+        members=sum(len(problem.members) for each in works.values() for problem in each.problems),
+        wall_seconds=time.time() - start["time"],
+        ds=Dataset(),
+        source=Path(__file__),
+    )
     told = {**manifest, "start": start, "end": bench_report.machine(), "parts": results}
     report.write_text(report.strict_json(bench_report.plain(told)), folder / "bench.json")
     if drawn := bench_report.figure(found):

@@ -382,7 +382,7 @@ def test_own_activation_is_used():
         ({"out": 3.0}, TypeError, "out: expected an int, got 3.0"),
         ({"out": -1}, ValueError, "out: expected at least 1, got -1"),
     ],
-    ids=lambda each: str(next(iter(each.items()))) if isinstance(each, dict) else "",
+    ids=lambda each: next(iter(each)) if isinstance(each, dict) else "",
 )
 def test_wrong_argument_is_refused_by_name(change, error, message):
     with pytest.raises(error, match=message):
