@@ -4,7 +4,7 @@ Most are measured as they are; `hessian_extremes`, `gradient_noise` and the like
 builders, which take what fixes their work: `probes=[probes.loss, probes.hessian_extremes()]`.
 """
 
-from jaxnn.probes.contract import Probe, measure, probe
+from jaxnn.probes.contract import Probe, measure, measure_init, probe
 from jaxnn.probes.curvature import (
     gauss_newton_max,
     gradient_sharpness,
@@ -92,6 +92,7 @@ __all__ = [
     "loss_slice",
     "mean_loss",
     "measure",
+    "measure_init",
     "noise_scale",
     "ntk",
     "preact_cosine",

@@ -3,11 +3,13 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnn.probes import tapped
 from jaxnn.probes.tapped import Flow
-from jaxnn.types import Coordinate, Labelled
+from jaxnn.types import Batch, Coordinate, Labelled, Loss, Model
 
 
 class Probe(NamedTuple):
@@ -67,6 +69,22 @@ def measure(probes: Sequence[Probe], flow: Flow) -> dict[str, Labelled | Coordin
         layers = tuple(range(1, 1 + _num_layers(flow)))
         measured["layer"] = Coordinate(layers, "1", "hidden layer")
     return measured
+
+
+def measure_init(
+    probes: Sequence[Probe], model: Model, loss: Loss, key: Array, batch: Batch
+) -> dict[str, Labelled | Coordinate]:
+    """Measure probes on a batch at a network's random start, as laws of initialisation need it.
+
+    Args:
+        probes: what to measure.
+        model: the network.
+        loss: per-example loss, `(outputs, targets) -> [batch]`.
+        key: of the random start.
+        batch: the examples to measure on.
+    """
+    batch = jax.tree.map(jnp.asarray, batch)
+    return measure(probes, tapped.flow(model, loss, model.init(key, batch.x), batch))
 
 
 def _labelled(probe: Probe, flow: Flow) -> dict[str, Labelled]:

@@ -20,6 +20,7 @@ from jaxnn.report.claims import (
     table,
 )
 from jaxnn.report.page import read_studies, save_page, summary_table
+from jaxnn.report.parts import gather, part
 from jaxnn.report.results import (
     is_current,
     load_dataset,
@@ -31,6 +32,7 @@ from jaxnn.report.results import (
     sweeps_folder,
     write_text,
 )
+from jaxnn.report.statistics import first_where, jackknife, mean_and_error
 
 __all__ = [
     "Claim",
@@ -42,11 +44,16 @@ __all__ = [
     "between",
     "claims_json",
     "exact",
+    "first_where",
+    "gather",
     "is_current",
+    "jackknife",
     "judge",
     "load_dataset",
     "manifest",
+    "mean_and_error",
     "measured_text",
+    "part",
     "read_manifest",
     "read_studies",
     "save_dataset",

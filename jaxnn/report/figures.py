@@ -1,12 +1,13 @@
 """Figures of a study, drawn from its dataset; the only module that knows matplotlib.
 
-Not a plotting library: a house style and the two pictures that sweeps need most, a map over two
-axes and profiles over layers. All take an `Axes`, so a study composes them with its own drawing.
-Figures are made without pyplot: nothing is global, nothing needs a display. Colours are told
-apart by colour-blind readers (Okabe and Ito's palette, viridis), and text is readable on a slide.
+Not a plotting library: a house style and the three pictures that sweeps need most, a map over two
+axes, profiles over layers, and lines with the spread of their seeds. All take an `Axes`, so a study
+composes them with its own drawing. Figures are made without pyplot: nothing is global, nothing
+needs a display. Colours are told apart by colour-blind readers (Okabe and Ito's palette, viridis),
+and text is readable on a slide.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import matplotlib as mpl
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
@@ -37,6 +39,7 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "path",
 }
 MISSING = "0.8"  # the grey of cells without a finite value
+SPREADS = {"mean": "mean ± s.e.", "median": "median, quartiles", "range": "median, range"}
 MAX_LEGEND = 8  # lines that a legend of numbers names; the others lie between
 
 
@@ -151,6 +154,64 @@ def profiles(
         _hued_lines(ax, data.transpose(hue, x), hue)
     ax.set(xlabel=axis_label(data[x]), ylabel=axis_label(data, label))
     ax.set_yscale("log" if log_y else "linear", **({"nonpositive": "mask"} if log_y else {}))
+
+
+def over_seeds(
+    ax: Axes,
+    data: xr.DataArray,
+    *,
+    x: str,
+    show: str = "mean",
+    bars: bool = False,
+    over: str = "seed",
+    **style: Any,
+) -> str:
+    """Draw an array along one dimension: its centre over seeds, and how far they spread.
+
+    A centre is drawn where all seeds are finite.
+
+    Args:
+        ax: where to draw; its labels are left alone.
+        data: `[x, over]` in either order.
+        x: the dimension along the horizontal axis.
+        show: "mean" with the standard error, "median" with the quartiles, or "range": the median
+            with the smallest and the largest.
+        bars: error bars for the spread, not a band.
+        over: the dimension of seeds.
+        **style: of the line, as for `Axes.plot`.
+
+    Returns:
+        What was drawn, for a title: "mean ± s.e. of 8 seeds".
+
+    Raises:
+        ValueError: the array has other dimensions than x and over, or there is no such `show`.
+    """
+    _check_dims("over_seeds", data, (x, over))
+    if show not in SPREADS:
+        raise ValueError(f"over_seeds: show must be one of {list(SPREADS)}, got {show!r}")
+    values, count = data.transpose(x, over).values.astype(float), data.sizes[over]
+    if show == "mean":
+        centre = values.mean(1)
+        error = values.std(1, ddof=1) / count**0.5 if count > 1 else 0.0 * centre
+        low, high = centre - error, centre + error
+    else:
+        shares = (0.25, 0.5, 0.75) if show == "median" else (0.0, 0.5, 1.0)
+        low, centre, high = np.quantile(values, shares, axis=1)
+    style = {"linewidth": 2, **style}
+    if bars:
+        spread = (centre - low, high - centre)
+        ax.errorbar(data[x].values, centre, spread, **{"fmt": "o-", "capsize": 3, **style})
+    else:
+        (line,) = ax.plot(data[x].values, centre, **style)
+        ax.fill_between(data[x].values, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    return f"{SPREADS[show]} of {count} seeds" if count > 1 else "one seed"
+
+
+def plain_ticks(axis: Axis, values: Iterable[float]) -> None:
+    """Write these numbers along an axis, and no others: for a logarithmic one."""
+    values = list(values)
+    axis.set_ticks(values, [f"{value:g}" for value in values])
+    axis.set_ticks([], minor=True)
 
 
 def axis_label(array: xr.DataArray, name: str | None = None) -> str:

@@ -324,3 +324,22 @@ def test_probes_that_show_the_same_are_refused():
 
     with pytest.raises(ValueError, match="probe 'loss_b': shows loss_b, as another probe does"):
         jax.eval_shape(measured, jnp.ones((3, 2)))
+
+
+def test_measure_init_is_measured_at_the_random_start(digits):
+    batch, key = Batch(digits.train.x[:5], digits.train.y[:5]), jax.random.key(0)
+    model = jn.mlp(2, 4, 10, "tanh")
+
+    @jax.jit
+    def both(key):
+        start = model.init(key, jnp.asarray(batch.x))
+        flow = probes.flow(model, jn.cross_entropy, start, Batch(*map(jnp.asarray, batch[:2])))
+        chosen = [probes.loss, probes.act_var]
+        return (
+            probes.measure_init(chosen, model, jn.cross_entropy, key, batch)["act_var"].values,
+            probes.measure(chosen, flow)["act_var"].values,
+        )
+
+    found, expected = both(key)
+    assert found.shape == (2,)
+    np.testing.assert_array_equal(found, expected)

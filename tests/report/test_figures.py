@@ -128,3 +128,53 @@ def test_figures_leave_no_global_state():
     assert (
         "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
     )
+
+
+def spread_data():
+    values = np.array([[1.0, 2.0], [3.0, 2.0], [8.0, 2.0]])
+    return xr.DataArray(values, {"step": [0, 10]}, ("seed", "step"), "loss")
+
+
+@pytest.mark.parametrize(
+    ("show", "text", "low", "centre", "high"),
+    [
+        ("mean", "mean ± s.e. of 3 seeds", 4.0 - (13 / 3) ** 0.5, 4.0, 4.0 + (13 / 3) ** 0.5),
+        ("median", "median, quartiles of 3 seeds", 2.0, 3.0, 5.5),
+        ("range", "median, range of 3 seeds", 1.0, 3.0, 8.0),
+    ],
+)
+def test_over_seeds_draws_the_centre_and_the_spread(show, text, low, centre, high):
+    _, ax = figures.new_figure()
+    assert figures.over_seeds(ax, spread_data(), x="step", show=show) == text
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), [centre, 2.0])
+    corners = ax.collections[0].get_paths()[0].vertices
+    at_start = corners[corners[:, 0] == 0.0][:, 1]
+    np.testing.assert_allclose([at_start.min(), at_start.max()], [low, high])
+
+
+def test_over_seeds_draws_bars():
+    _, ax = figures.new_figure()
+    figures.over_seeds(ax, spread_data(), x="step", show="range", bars=True)
+    (bars,) = ax.collections
+    np.testing.assert_allclose(bars.get_segments()[0][:, 1], [1.0, 8.0])
+
+
+def test_over_seeds_of_one_seed_says_so():
+    _, ax = figures.new_figure()
+    assert figures.over_seeds(ax, spread_data().isel(seed=[0]), x="step") == "one seed"
+
+
+def test_over_seeds_refuses_other_dims_and_other_spreads():
+    _, ax = figures.new_figure()
+    with pytest.raises(ValueError, match="over_seeds: expected an array over"):
+        figures.over_seeds(ax, spread_data().isel(seed=0), x="step")
+    with pytest.raises(ValueError, match="show must be one of"):
+        figures.over_seeds(ax, spread_data(), x="step", show="mode")
+
+
+def test_plain_ticks_are_the_only_ones():
+    _, ax = figures.new_figure()
+    ax.set(xscale="log", xlim=(1, 100))
+    figures.plain_ticks(ax.xaxis, [2, 50])
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["2", "50"]
+    assert len(ax.get_xticks(minor=True)) == 0
