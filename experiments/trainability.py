@@ -4,7 +4,6 @@ Schoenholz et al. 2017 (1611.01232): a randomly initialised network trains if it
 few correlation depth scales xi_c, which diverge where the weight variance is critical. Real MNIST.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,20 @@ import scipy.stats
 import xarray as xr
 
 import jaxnn as jn
-from jaxnn.report import Claim, Measurement, agrees, at_least, at_most, between, exact, figures
+from jaxnn.report import (
+    Claim,
+    Measurement,
+    agrees,
+    at_least,
+    at_most,
+    between,
+    exact,
+    figures,
+    gather,
+    jackknife,
+    mean_and_error,
+    part,
+)
 from jaxnn.theory import mean_field
 
 PROBES = jn.probes
@@ -88,9 +100,9 @@ def run(config: Config, *, seed: int, store: Path) -> xr.Dataset:
 
     def initial(key, *, weight_variance, width):
         model = network(config.growth_depth, width, weight_variance)
-        batch = jax.tree.map(lambda leaf: jnp.asarray(leaf[:32]), mnist.train)
-        passed = PROBES.flow(model, jn.cross_entropy, model.init(key, batch.x), batch)
-        return PROBES.measure([PROBES.preact_grad_rms], passed)
+        batch = jax.tree.map(lambda leaf: leaf[:32], mnist.train)
+        probes = [PROBES.preact_grad_rms]
+        return PROBES.measure_init(probes, model, jn.cross_entropy, key, batch)
 
     trained = jn.sweep(
         train,
@@ -109,19 +121,12 @@ def run(config: Config, *, seed: int, store: Path) -> xr.Dataset:
         seed=seed + 1,
         store=store / "growth",
     )
-    return _merged(trained, growth).assign_attrs(
-        bias_variance=config.bias_variance, num_steps=config.num_steps, width=config.width
+    return gather(
+        {"trained": trained, "growth": growth},
+        bias_variance=config.bias_variance,
+        num_steps=config.num_steps,
+        width=config.width,
     )
-
-
-def _merged(trained: xr.Dataset, growth: xr.Dataset) -> xr.Dataset:
-    """Put both sweeps in one dataset; the growth sweep's dims carry its name."""
-    names = {dim: f"growth_{dim}" for dim in growth.dims}
-    renamed = growth.rename({**names, "preact_grad_rms": "growth_preact_grad_rms"})
-    merged = trained.merge(renamed)
-    for name in ("wall_seconds", "compile_seconds"):
-        merged.attrs[name] = trained.attrs[name] + growth.attrs[name]
-    return merged
 
 
 @jax.jit
@@ -149,15 +154,15 @@ def critical_weight_variance(ds: xr.Dataset) -> float:
     return float(_critical_weight_variance(ds.attrs["bias_variance"]))
 
 
-def best_accuracy(ds: xr.Dataset) -> xr.DataArray:
+def best_accuracy(trained: xr.Dataset) -> xr.DataArray:
     """Return the final accuracy at each network's best learning rate, the mean over seeds."""
-    accuracy = ds["accuracy"].isel(step=-1).mean("seed").max("learning_rate")
+    accuracy = trained["accuracy"].isel(step=-1).mean("seed").max("learning_rate")
     return accuracy.assign_attrs(long_name="training accuracy", units="1")
 
 
-def trainable_depth(ds: xr.Dataset) -> xr.DataArray:
+def trainable_depth(trained: xr.Dataset) -> xr.DataArray:
     """Return L*, the depth where the best accuracy falls through TRAINED, interpolated."""
-    accuracy = best_accuracy(ds)
+    accuracy = best_accuracy(trained)
 
     def crossing(values: np.ndarray, depths: np.ndarray) -> float:
         below = np.flatnonzero(values < TRAINED)
@@ -178,12 +183,12 @@ def trainable_depth(ds: xr.Dataset) -> xr.DataArray:
     )
 
 
-def _boundary(ds: xr.Dataset) -> xr.Dataset:
+def boundary(trained: xr.Dataset) -> xr.Dataset:
     """Return L*, xi_c and L*/xi_c; the ratio where the boundary may lie within the depths swept."""
-    depths = trainable_depth(ds)
-    xi_c = theory(ds, ds["weight_variance"].values)["xi_c"]
+    depths = trainable_depth(trained)
+    xi_c = theory(trained, trained["weight_variance"].values)["xi_c"]
     low, high = KAPPA
-    inside = (low * xi_c < ds["depth"].max()) & (high * xi_c > ds["depth"].min())
+    inside = (low * xi_c < trained["depth"].max()) & (high * xi_c > trained["depth"].min())
     ratio = (depths / xi_c).where(inside)
     return xr.Dataset({"trainable_depth": depths, "xi_c": xi_c, "ratio": ratio})
 
@@ -194,31 +199,24 @@ def _critical(_: xr.Dataset) -> Measurement:
 
 
 def _rank_correlation(ds: xr.Dataset) -> Measurement:
-    def correlation(part: xr.Dataset) -> float:
-        found = _boundary(part)
-        xi_c = np.minimum(found["xi_c"], part["depth"].max() / KAPPA[0])  # not seen past it
+    def correlation(trained: xr.Dataset) -> float:
+        found = boundary(trained)
+        xi_c = np.minimum(found["xi_c"], trained["depth"].max() / KAPPA[0])  # not seen past it
         return float(scipy.stats.spearmanr(found["trainable_depth"], xi_c).statistic)
 
-    return at_least(correlation(ds), 0.9, _seed_error(ds, correlation))
+    value, error = jackknife(part(ds, "trained"), correlation)
+    return at_least(value, 0.9, error)
 
 
 def _kappa(ds: xr.Dataset) -> Measurement:
-    def mean_ratio(part: xr.Dataset) -> float:
-        return float(_boundary(part)["ratio"].mean())
-
-    error = _seed_error(ds, mean_ratio)
-    return between(mean_ratio(ds), *KAPPA, error, expected="6 (paper), 3 to 8")
+    trained = part(ds, "trained")
+    value, error = jackknife(trained, lambda some: boundary(some)["ratio"].mean())
+    return between(value, *KAPPA, error, expected="6 (paper), 3 to 8")
 
 
 def _kappa_spread(ds: xr.Dataset) -> Measurement:
-    ratio = _boundary(ds)["ratio"]
+    ratio = boundary(part(ds, "trained"))["ratio"]
     return at_most(float(ratio.std(ddof=1) / ratio.mean()), 0.35)
-
-
-def _seed_error(ds: xr.Dataset, statistic: Callable[[xr.Dataset], float]) -> float:
-    """Return the standard error of a statistic over seeds, each seed taken alone."""
-    values = [statistic(ds.isel(seed=[number])) for number in range(ds.sizes["seed"])]
-    return float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else np.nan
 
 
 def growth(ds: xr.Dataset) -> xr.DataArray:
@@ -227,20 +225,17 @@ def growth(ds: xr.Dataset) -> xr.DataArray:
     It is the slope of ln E (dl/dz)^2 towards the input, over the layers past the first quarter,
     where the variance q still moves to its fixed point.
     """
-    logs = np.log(ds["growth_preact_grad_rms"] ** 2)
-    settled = logs.isel(growth_layer=slice(logs.sizes["growth_layer"] // 4, None))
-    fitted = settled.polyfit("growth_layer", 1)["polyfit_coefficients"].sel(degree=1, drop=True)
+    logs = np.log(part(ds, "growth")["preact_grad_rms"] ** 2)
+    settled = logs.isel(layer=slice(logs.sizes["layer"] // 4, None))
+    fitted = settled.polyfit("layer", 1)["polyfit_coefficients"].sel(degree=1, drop=True)
     return np.exp(-fitted)
 
 
 def _growth_claim(position: int, regime: str) -> Claim:
     def check(ds: xr.Dataset) -> Measurement:
         chi_1 = theory(ds, ds["growth_weight_variance"].values)["chi_1"]
-        measured = growth(ds).isel(growth_width=-1, growth_weight_variance=position)
-        error = measured.std("growth_seed", ddof=1) / measured.sizes["growth_seed"] ** 0.5
-        return agrees(
-            float(measured.mean()), float(chi_1[position]), float(error), rtol=GROWTH_TOLERANCE
-        )
+        mean, error = mean_and_error(growth(ds).isel(width=-1, weight_variance=position))
+        return agrees(float(mean), float(chi_1[position]), float(error), rtol=GROWTH_TOLERANCE)
 
     statement = f"At initialisation the squared gradient grows by chi_1 a layer ({regime} network)"
     return Claim(statement, "Schoenholz et al. 2017, eq. 17", check)
@@ -249,7 +244,7 @@ def _growth_claim(position: int, regime: str) -> Claim:
 def _growth_converges(ds: xr.Dataset) -> Measurement:
     """Compare the mean error of the growth at the narrow and at the wide networks."""
     chi_1 = theory(ds, ds["growth_weight_variance"].values)["chi_1"].values
-    measured = growth(ds).mean("growth_seed").transpose("growth_width", "growth_weight_variance")
+    measured = growth(ds).mean("seed").transpose("width", "weight_variance")
     narrow, wide = np.abs(measured.values / chi_1 - 1.0).mean(axis=1)
     return at_most(float(wide / narrow), 1.0)
 
@@ -288,8 +283,8 @@ CLAIMS = (
 def figure(ds: xr.Dataset):
     """Draw the map of accuracy with the theory on it, and the gradients of three networks."""
     fig, (left, right) = figures.new_figure(1, 2, size=(13, 5.2))
-    _draw_map(left, ds)
-    _draw_gradients(right, ds)
+    _draw_map(left, part(ds, "trained"))
+    _draw_gradients(right, part(ds, "trained"))
     return fig
 
 
@@ -302,7 +297,7 @@ def _draw_map(ax, ds: xr.Dataset) -> None:
     fine = np.linspace(*ax.get_xlim(), 301)
     xi_c = theory(ds, fine)["xi_c"]
     critical = critical_weight_variance(ds)
-    kappa = float(_boundary(ds)["ratio"].mean())
+    kappa = float(boundary(ds)["ratio"].mean())
     ax.plot(fine, 6.0 * xi_c, "w-", linewidth=2.5, label=r"$6\,\xi_c$ (paper)")
     ax.plot(fine, kappa * xi_c, "w:", linewidth=2.5, label=rf"${kappa:.1f}\,\xi_c$ (fitted here)")
     ax.axvline(critical, color="#D55E00", linestyle="--", linewidth=2.5, label="critical line")

@@ -13,9 +13,18 @@ from jaxnn.sweep.machine import Costs
 
 def pytest_configure():
     os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="jaxnn-cache-")
+    compile_quickly()
     jax.config.update("jax_numpy_rank_promotion", "raise")
     jax.config.update("jax_numpy_dtype_promotion", "strict")
-    jax.config.update("jax_disable_most_optimizations", True)  # most of the time is compiling
+
+
+def compile_quickly():
+    """Let XLA optimise little, here and in subprocesses: most of the tests' time is compiling."""
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    jax.config.update("jax_disable_most_optimizations", True)
+    if jax.__version_info__ < (0, 11):  # later versions have one emitter
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false"
 
 
 @pytest.fixture(scope="session")

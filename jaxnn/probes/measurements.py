@@ -34,7 +34,7 @@ def accuracy(flow: Flow) -> Array:
         )
     right = jnp.argmax(flow.outputs, axis=-1).astype(flow.targets.dtype) == flow.targets
     share = jnp.mean(right.astype(flow.weight.dtype), axis=tuple(range(1, right.ndim)))
-    return jnp.sum(flow.weight * share)
+    return jnp.sum(flow.weight * share) / jnp.sum(flow.weight)  # exactly 1 where all are right
 
 
 @probe(("layer",), long_name="rms of the weight gradient")

@@ -53,8 +53,9 @@ def mesh_for(devices: Sequence[Any] | None, jaxprs: Sequence[Any]) -> Mesh:
 
 
 def compile_options(device: Any) -> dict[str, Any] | None:
-    """Return XLA's options for programs of a device."""
-    return CPU_OPTIONS if device.platform == "cpu" else None
+    """Return XLA's options for a device; a user's wish for few optimisations stands."""
+    few = jax.config.read("jax_disable_most_optimizations")
+    return CPU_OPTIONS if device.platform == "cpu" and not few else None
 
 
 def compilers() -> int:
