@@ -11,8 +11,10 @@ line says what it studies, and which has
     def figure(ds: xr.Dataset) -> matplotlib.figure.Figure
 
 `run` is the only expensive part. It keeps resumable stores of its sweeps in the folder `store`
-and returns everything that `CLAIMS` and `figure` read: both are
-given that dataset as reopened from disk, so a figure is restyled without running anything.
+and returns everything that `CLAIMS` and `figure` read: both are given that dataset as reopened from
+disk, so a figure is restyled without running anything. `jaxnn.report.gather` puts several sweeps in
+one dataset, `part` takes one out again, and errors over seeds are those of `mean_and_error` or
+`jackknife`. The quick scale is a test of every line: its claims hold for any seed tried.
 
 A field of Config is a command line option of `scripts/reproduce.py`, next to that script's own
 `scale`, `out`, `seed`, `fresh`, `list` and `all`, which a Config cannot use as names. Nothing

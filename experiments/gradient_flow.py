@@ -61,7 +61,7 @@ SCALES = {
         profile_seeds=2,
         num_gains=3,
         num_steps=40,
-        train_seeds=4,
+        train_seeds=2,
     ),
     "default": Config(),
     "paper": Config(

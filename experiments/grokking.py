@@ -15,7 +15,8 @@ import numpy as np
 import xarray as xr
 
 import jaxnn as jn
-from jaxnn.report import Claim, Measurement, agrees, at_least, at_most, between, exact, figures
+from jaxnn import report
+from jaxnn.report import Claim, Measurement, figures, part
 from jaxnn.theory import memorisation
 
 PROBES = jn.probes
@@ -41,11 +42,8 @@ class Config:
     learning_rate: float = 0.005
     num_steps: int = 1500
     num_seeds: int = 4
-    form_modulus: int = 97
-    form_widths: tuple[int, ...] = (16, 32, 64, 128, 256)
     digits_size: int = 200
     digits_decays: tuple[float, ...] = (0.0, 0.2)
-    digits_gains: tuple[float, ...] = (1.0, 2.0, 4.0)
     digits_steps: int = 2400
 
 
@@ -54,12 +52,12 @@ SCALES = {
         fractions=(0.4, 0.6),
         decays=(0.0, 1.0),
         gains=(1.0, 4.0),
-        num_steps=1200,
+        width=96,
+        learning_rate=0.01,
+        num_steps=600,
         num_seeds=2,
-        form_widths=(32, 256),
         digits_decays=(0.0, 0.3),
-        digits_gains=(1.0, 4.0),
-        digits_steps=1500,
+        digits_steps=600,
     ),
     "default": Config(),
     "paper": Config(
@@ -133,314 +131,170 @@ def run(config: Config, *, seed: int, store: Path) -> xr.Dataset:
         model = jn.mlp(1, config.width, 10, "relu", weights=jn.he(gain))
         return train(key, model, images, decay, config.digits_steps, [])
 
-    def form(key, *, width):
-        accuracy = form_accuracy(key, config.form_modulus, max(config.form_widths), width)
-        return {"accuracy": accuracy}
-
-    parts = {
-        "": jn.sweep(
-            sums,
-            fraction=list(config.fractions),
-            decay=list(config.decays),
-            gain=list(config.gains),
-            num_seeds=config.num_seeds,
-            seed=seed,
-            store=store / "sums",
-        ),
-        "digits_": jn.sweep(
-            digits,
-            decay=list(config.digits_decays),
-            gain=list(config.digits_gains),
-            num_seeds=config.num_seeds,
-            seed=seed + 1,
-            store=store / "digits",
-        ),
-        "form_": jn.sweep(
-            form,
-            width=jn.traced(config.form_widths),
-            num_seeds=config.num_seeds,
-            seed=seed + 2,
-            store=store / "form",
-        ),
+    axes = {
+        sums: {"fraction": config.fractions, "decay": config.decays, "gain": config.gains},
+        digits: {"decay": config.digits_decays, "gain": config.gains},
+        form: {},
     }
-    named = [
-        ds.rename({each: f"{prefix}{each}" for each in {*ds.variables, *ds.dims}})
-        for prefix, ds in parts.items()
-    ]
-    seconds = ("wall_seconds", "compile_seconds")
-    return xr.merge(named, combine_attrs="drop_conflicts").assign_attrs(
-        {name: sum(ds.attrs[name] for ds in parts.values()) for name in seconds},
-        modulus=config.modulus,
-        width=config.width,
-        form_modulus=config.form_modulus,
-        digits_size=config.digits_size,
-    )
+    parts = {}
+    for place, (study, varied) in enumerate(axes.items()):
+        values = {axis: list(each) for axis, each in varied.items()}
+        where = {"seed": seed + place, "store": store / study.__name__}
+        parts[study.__name__] = jn.sweep(study, **values, num_seeds=config.num_seeds, **where)
+    sizes = {"modulus": config.modulus, "width": config.width, "num_digits": config.digits_size}
+    return report.gather(parts, **sizes)
 
 
-def form_accuracy(key: jax.Array, modulus: int, widest: int, width: jax.Array) -> jax.Array:
-    """Return the share of all sums that the closed form gets right with its first units."""
-    first, readout = memorisation.modular_addition(key, modulus, widest)
-    readout = jnp.where(jnp.arange(widest)[:, None] < width, readout, 0.0)
-
-    def is_right(number: jax.Array) -> jax.Array:
-        logits = (first[number][None] + first[modulus:]) ** 2 @ readout
-        return logits.argmax(axis=1) == (number + jnp.arange(modulus)) % modulus
-
-    return jax.lax.map(is_right, jnp.arange(modulus)).mean()
+def form(key: jax.Array, modulus: int = 97, num_units: int = 256) -> dict[str, jax.Array]:
+    """Return the share of all sums that the closed form gets right, as `accuracy`."""
+    first, readout = memorisation.modular_addition(key, modulus, num_units)
+    logits = (first[:modulus, None] + first[None, modulus:]) ** 2 @ readout
+    numbers = jnp.arange(modulus)
+    right = logits.argmax(axis=-1) == (numbers[:, None] + numbers[None]) % modulus
+    return {"accuracy": right.mean()}
 
 
-def first_step(accuracy: xr.DataArray, step: str = "step") -> xr.DataArray:
-    """Return the first step recorded at which an accuracy is REACHED; inf where it never is."""
-    steps = accuracy[step].where(accuracy >= REACHED, np.inf)
-    found = steps.min(step)
-    return found.assign_attrs(long_name="steps to generalise", units="step")
+def generalised(curves: xr.Dataset) -> xr.DataArray:
+    """Return the first step recorded at which held-out accuracy is REACHED, inf for never."""
+    return report.first_where(curves["validation_accuracy"] >= REACHED)
 
 
-def ratio_of_steps(
-    slow: xr.DataArray, fast: xr.DataArray, *, budget: float, least: float
-) -> Measurement:
-    """Hold the median ratio of two arms' steps to a bound, with the error over seeds.
-
-    An arm that never generalises counts as the budget, which makes its ratio a lower bound; pairs
-    in which neither generalises say nothing.
-    """
-    told = np.isfinite(slow) | np.isfinite(fast)
-    ratio = (np.minimum(slow, budget) / np.minimum(fast, budget)).where(told)
-    return at_least(float(ratio.median()), least, seed_error(ratio, xr.DataArray.median))
+def memorised(curves: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
+    """Return the same of training accuracy, and the held-out accuracy at that step."""
+    steps = report.first_where(curves["accuracy"] >= REACHED)
+    return steps, curves["validation_accuracy"].where(curves["step"] == steps).max("step")
 
 
-def seed_error(values: xr.DataArray, statistic: Callable[[xr.DataArray], xr.DataArray]) -> float:
-    """Return the standard error of a statistic over seeds, each seed taken alone."""
-    dim = next(name for name in values.dims if str(name).endswith("seed"))
-    alone = [float(statistic(values.isel({dim: k}))) for k in range(values.sizes[dim])]
-    return float(np.std(alone, ddof=1) / len(alone) ** 0.5)
+def _median(select: Callable, low: float, high: float, **where) -> Callable:
+    """Make a check of the median of a number, with the error over medians of each seed alone."""
 
-
-def _at_reference(ds: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
-    """Return the steps to memorise and to generalise, and the accuracy between, by seed."""
-    there = ds.sel(REFERENCE)
-    memorised = first_step(there["accuracy"])
-    between = there["validation_accuracy"].where(there["step"] == memorised).max("step")
-    return memorised, first_step(there["validation_accuracy"]), between
-
-
-def _memorise(ds: xr.Dataset) -> Measurement:
-    share = np.isfinite(first_step(ds["accuracy"])).mean()
-    return exact(float(share), 1.0, rtol=0.0)
-
-
-def _first(ds: xr.Dataset) -> Measurement:
-    accuracy = _at_reference(ds)[2]
-    return at_most(float(accuracy.median()), 0.25, seed_error(accuracy, xr.DataArray.median))
-
-
-def _later(ds: xr.Dataset) -> Measurement:
-    memorised, generalised, _ = _at_reference(ds)
-    ratio = generalised.where(np.isfinite(generalised)) / memorised
-    return at_least(float(ratio.median(skipna=False)), 3.0, seed_error(ratio, xr.DataArray.median))
-
-
-def _in_the_end(ds: xr.Dataset) -> Measurement:
-    final = ds["validation_accuracy"].sel(REFERENCE).isel(step=-1)
-    return at_least(float(final.min()), REACHED, expected=1.0)
-
-
-def _sooner(axis: str, slow: int, fast: int, least: float) -> Callable[[xr.Dataset], Measurement]:
     def check(ds: xr.Dataset) -> Measurement:
-        steps = first_step(ds["validation_accuracy"])
-        ends = (steps.isel({axis: place}, drop=True) for place in (slow, fast))
-        return ratio_of_steps(*ends, budget=float(ds["step"][-1]), least=least)
+        values = select(ds, **where)
+        by_seed = values.median([dim for dim in values.dims if dim != "seed"])
+        error = float(report.mean_and_error(by_seed)[1])
+        return report.between(float(values.median()), low, high, error)
 
     return check
+
+
+def _later(ds: xr.Dataset) -> xr.DataArray:
+    there = part(ds, "sums").sel(REFERENCE)
+    ratio = generalised(there) / memorised(there)[0]
+    return ratio.where(np.isfinite(ratio).all())
+
+
+def _ratio(ds: xr.Dataset, axis: str, slow: int, fast: int) -> xr.DataArray:
+    """Divide two arms' steps; never counts as the budget, pairs without any as nothing."""
+    sums = part(ds, "sums")
+    steps, budget = generalised(sums), float(sums["step"][-1])
+    above, below = (steps.isel({axis: place}, drop=True) for place in (slow, fast))
+    told = np.isfinite(above) | np.isfinite(below)
+    return (np.minimum(above, budget) / np.minimum(below, budget)).where(told)
+
+
+def _rise(ds: xr.Dataset, decay: int, gain: int) -> xr.DataArray:
+    """Return how much digits' held-out accuracy gains after they are memorised."""
+    there = part(ds, "digits").isel(decay=decay, gain=gain)
+    return there["validation_accuracy"].isel(step=-1) - memorised(there)[1]
+
+
+def _least(select: Callable, bound: float) -> Callable:
+    return lambda ds: report.at_least(float(select(ds).min()), bound, expected=1.0)
+
+
+def _last(ds: xr.Dataset) -> xr.DataArray:
+    return part(ds, "sums")["validation_accuracy"].sel(REFERENCE).isel(step=-1)
 
 
 def _random_share(ds: xr.Dataset) -> Measurement:
-    first = ds["fourier_share"].isel(step=0, fraction=0, decay=0, gain=0)
-    num_units = ds.attrs["width"] * first.size
-    expected, error = random_share(ds.attrs["modulus"], num_units)
-    return agrees(float(first.mean()), expected, error, rtol=0.05)
+    first = part(ds, "sums")["fourier_share"].isel(step=0, fraction=0, decay=0, gain=0)
+    expected, error = random_share(ds.attrs["modulus"], ds.attrs["width"] * first.size)
+    return report.agrees(float(first.mean()), expected, error, rtol=0.05)
 
 
 def _fourier(ds: xr.Dataset) -> Measurement:
-    last = ds.isel(step=-1)
-    solved = last["validation_accuracy"] >= REACHED
-
-    def ratio(share: xr.DataArray) -> xr.DataArray:
+    def ratio(last: xr.Dataset) -> xr.DataArray:
+        share, solved = last["fourier_share"], last["validation_accuracy"] >= REACHED
         return share.where(solved).mean() / share.where(~solved).mean()
 
-    share = last["fourier_share"]
-    return at_least(float(ratio(share)), 1.5, seed_error(share, ratio))
+    value, error = report.jackknife(part(ds, "sums").isel(step=-1), ratio)
+    return report.at_least(value, 1.5, error)
 
 
-def _form(ds: xr.Dataset) -> Measurement:
-    return exact(float(ds["form_accuracy"].sel(form_width=256).mean()), 1.0, rtol=1e-3)
-
-
-def _digits(ds: xr.Dataset, decay: int, gain: int) -> xr.DataArray:
-    """Return how much validation accuracy digits gain after they are memorised, by seed."""
-    there = ds.isel(digits_decay=decay, digits_gain=gain)
-    memorised = first_step(there["digits_accuracy"], "digits_step")
-    accuracy = there["digits_validation_accuracy"]
-    then = accuracy.where(there["digits_step"] == memorised).max("digits_step")
-    return accuracy.isel(digits_step=-1) - then
-
-
-def _digits_rise(decay: int, gain: int, least: float, most: float):
-    def check(ds: xr.Dataset) -> Measurement:
-        rise = _digits(ds, decay, gain)
-        return between(float(rise.median()), least, most, seed_error(rise, xr.DataArray.median))
-
-    return check
-
-
-SUMS, IMAGES = "Power et al. 2022", "Liu et al. 2022"
-CLAIMS = (
-    Claim("Sums: every network memorises its training set (share of them)", SUMS, _memorise),
-    Claim(
-        "Sums: at memorisation few held-out sums are right (accuracy at the reference, median)",
-        f"{SUMS}; chance is 1/p, the bound is ours",
-        _first,
-    ),
-    Claim(
-        "Trend: it generalises, in at least 3 times the steps that it took to memorise",
-        f"{SUMS}; the ratio is ours",
-        _later,
-    ),
-    Claim("Sums: in the end all is right (accuracy at the reference, least)", SUMS, _in_the_end),
-    Claim(
-        "Trend: without weight decay generalising takes at least twice the steps of the largest",
-        f"{SUMS}; the ratio is ours, pairs over all other axes",
-        _sooner("decay", 0, -1, 2.0),
-    ),
-    Claim(
-        "Trend: with the least data generalising takes at least twice the steps of the most",
-        f"{SUMS}; the ratio is ours, pairs over all other axes",
-        _sooner("fraction", 0, -1, 2.0),
-    ),
-    Claim(
-        "Trend: from the largest initial weights it takes at least 1.5 times the steps",
-        "Liu et al. 2022; Kumar et al. 2023, 2310.06110; the ratio is ours",
-        _sooner("gain", -1, 0, 1.5),
-    ),
-    Claim(
-        "At the start a unit's strongest frequency has H_K / K of its power, K = (p - 1) / 2",
-        "Exponential order statistics; ours",
-        _random_share,
-    ),
-    Claim(
-        "Trend: it has at least 1.5 times the share where a network generalised than elsewhere",
-        "Gromov 2023: the solution is periodic; Nanda et al. 2023, 2301.05217; the ratio is ours",
-        _fourier,
-    ),
-    Claim(
-        "The closed form with 256 units is right on all sums modulo 97 (accuracy)",
-        "Gromov 2023",
-        _form,
-    ),
-    Claim(
-        "Digits grok from large weights: accuracy rises by at least 0.2 after memorisation",
-        f"{IMAGES}; the bound is ours, median over seeds",
-        _digits_rise(-1, -1, 0.2, 1.0),
-    ),
-    Claim(
-        "Digits, control: from standard weights it rises by at most 0.2",
-        f"{IMAGES}; the bound is ours",
-        _digits_rise(-1, 0, -0.2, 0.2),
-    ),
-    Claim(
-        "Digits, control: from large weights without decay it rises by at most 0.2",
-        f"{IMAGES}; the bound is ours",
-        _digits_rise(0, -1, -0.2, 0.2),
-    ),
+_MEMORISE = _least(lambda ds: ds["sums_accuracy"].max("sums_step"), REACHED)
+_FIRST = _median(lambda ds: memorised(part(ds, "sums").sel(REFERENCE))[1], 0.0, 0.25)
+_LATER = _median(_later, 3.0, np.inf)
+_IN_THE_END = _least(_last, REACHED)
+_FORM = _least(lambda ds: ds["form_accuracy"], 0.999)
+_DECAY = _median(_ratio, 2.0, np.inf, axis="decay", slow=0, fast=-1)
+_DATA = _median(_ratio, 2.0, np.inf, axis="fraction", slow=0, fast=-1)
+_GAIN = _median(_ratio, 1.5, np.inf, axis="gain", slow=-1, fast=0)
+_GROKS = _median(_rise, 0.2, 1.0, decay=-1, gain=-1)
+_STANDARD = _median(_rise, -0.2, 0.2, decay=-1, gain=0)
+_NO_DECAY = _median(_rise, -0.2, 0.2, decay=0, gain=-1)
+SUMS, IMAGES = "Power et al. 2022; bound ours", "Liu et al. 2022; bound ours"
+KUMAR = f"Kumar et al. 2023, 2310.06110; {IMAGES}"
+OURS = "exponential order statistics, K = (p - 1) / 2; ours"
+GROMOV, NANDA = "Gromov 2023", "Gromov 2023; Nanda et al. 2023, 2301.05217; bound ours"
+STATEMENTS = (
+    ("Sums: every network memorises its training set (least accuracy)", SUMS, _MEMORISE),
+    ("Sums: at memorisation few held-out sums are right (accuracy; reference)", SUMS, _FIRST),
+    ("Trend: it generalises in at least 3 times the steps to memorise (reference)", SUMS, _LATER),
+    ("Sums: in the end all is right (held-out accuracy, least; reference)", SUMS, _IN_THE_END),
+    ("Trend: without weight decay it takes at least twice the steps of the most", SUMS, _DECAY),
+    ("Trend: with the least data it takes at least twice the steps of the most", SUMS, _DATA),
+    ("Trend: from the largest initial weights it takes at least 1.5 times", KUMAR, _GAIN),
+    ("At random a unit's strongest of K frequencies has H_K / K of its power", OURS, _random_share),
+    ("Trend: it has at least 1.5 times the share in networks that generalised", NANDA, _fourier),
+    ("The closed form with 256 units is right on all sums modulo 97 (accuracy)", GROMOV, _FORM),
+    ("Digits grok from large weights: accuracy +0.2 after memorisation", IMAGES, _GROKS),
+    ("Digits, control: from standard weights it rises by at most 0.2", IMAGES, _STANDARD),
+    ("Digits, control: from large ones without decay by at most 0.2", IMAGES, _NO_DECAY),
 )
-
-
-NAMES = {
-    "fraction": "training pairs [share of all]",
-    "decay": "weight decay",
-    "gain": "gain of the initial weights",
-}
+SPLITS = {"accuracy": "training examples", "validation_accuracy": "held-out examples"}
+CLAIMS = tuple(Claim(*each) for each in STATEMENTS)
+NAMES = {"fraction": "share of pairs to train on", "decay": "weight decay", "gain": "initial gain"}
 
 
 def figure(ds: xr.Dataset):
-    """Draw both curves, two phase diagrams, the frequencies, digits and the closed form."""
-    fig, axes = figures.new_figure(2, 3, size=(17, 9.6))
-    curves = ds.sel(REFERENCE).isel(step=slice(1, None))
-    for name, label in (("accuracy", "training pairs"), ("validation_accuracy", "other pairs")):
-        _band(axes[0, 0], curves[name], "step", "seed", label=label)
+    """Draw both curves with the frequencies, digits, and two phase diagrams."""
+    fig, axes = figures.new_figure(2, 2, size=(13.5, 10))
+    sums, digits = part(ds, "sums"), part(ds, "digits").isel(decay=-1)
+    share = {"fourier_share": "strongest frequency, share"}
+    _draw_curves(axes[0, 0], sums.sel(REFERENCE), {**SPLITS, **share})
+    expected, _ = random_share(ds.attrs["modulus"])
+    axes[0, 0].axhline(expected, color="black", linestyle="--", label="the same at random, exact")
     setting = ", ".join(f"{name} {value:g}" for name, value in REFERENCE.items())
-    axes[0, 0].set(xscale="log", xlabel="training step", ylabel="accuracy")
-    axes[0, 0].set_title(f"Sums modulo {ds.attrs['modulus']}: {setting}")
-    _draw_phases(axes[0, 1], ds, "fraction", "decay")
-    _draw_phases(axes[0, 2], ds, "gain", "decay")
-    _draw_frequencies(axes[1, 0], ds)
-    _draw_digits(axes[1, 1], ds)
-    _draw_form(axes[1, 2], ds)
-    for ax in (axes[0, 0], *axes[1]):
-        ax.legend(fontsize=11, frameon=False, loc="best" if ax is not axes[1, 1] else (0.0, 0.25))
-    seeds = ds.sizes["seed"]
-    fig.suptitle(
-        f"Memorised first, understood later (medians of {seeds} seeds; bands: their range)"
-    )
+    axes[0, 0].set(title=f"Sums mod {ds.attrs['modulus']}: {setting}", ylabel="accuracy; share")
+    for place, line in ((0, ":"), (-1, "-")):
+        shown = digits.isel(gain=place)
+        lines = {name: f"{split}, gain {float(shown['gain']):g}" for name, split in SPLITS.items()}
+        _draw_curves(axes[0, 1], shown, lines, line)
+    title = f"{ds.attrs['num_digits']} real digits, weight decay {float(digits['decay']):g}"
+    axes[0, 1].set(title=title, ylabel="accuracy")
+    for ax in axes[0]:
+        ax.legend(fontsize=9.5, frameon=False, ncols=2, loc="upper left")
+    _draw_phases(axes[1, 0], sums, "fraction", "decay")
+    _draw_phases(axes[1, 1], sums, "gain", "decay")
+    fig.suptitle(f"Memorised, then understood (median and range of {sums.sizes['seed']} seeds)")
     return fig
 
 
-def _band(ax, values: xr.DataArray, along: str, seed: str, **drawn) -> None:
-    """Draw the median over seeds, and their range."""
-    (line,) = ax.plot(values[along], values.median(seed), linewidth=2, **drawn)
-    low, high = values.min(seed), values.max(seed)
-    ax.fill_between(values[along], low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+def _draw_curves(ax, curves: xr.Dataset, lines: dict[str, str], linestyle: str = "-") -> None:
+    shown = curves.isel(step=slice(1, None))
+    for (name, label), colour in zip(lines.items(), figures.PALETTE, strict=False):
+        style = {"color": colour, "linestyle": linestyle, "label": label}
+        figures.over_seeds(ax, shown[name], x="step", show="range", **style)
+    ax.set(xscale="log", xlabel="training step", ylim=(0, 1.25), yticks=np.linspace(0, 1, 6))
 
 
 def _draw_phases(ax, ds: xr.Dataset, x: str, y: str) -> None:
     """Draw the steps to generalise over two axes; the other one is at its reference."""
     ((other, value),) = ((name, at) for name, at in REFERENCE.items() if name not in (x, y))
-    steps = first_step(ds["validation_accuracy"]).sel({other: value}, drop=True)
-    middle = steps.median("seed", keep_attrs=True).transpose(x, y)
-    texts = {
-        name: (name, [f"{each:g}" for each in ds[name].values], {"long_name": NAMES[name]})
-        for name in (x, y)
-    }
+    middle = generalised(ds).sel({other: value}, drop=True).median("seed")
+    for name in (x, y):  # as text, evenly spaced
+        values = (name, [f"{each:g}" for each in ds[name].values], {"long_name": NAMES[name]})
+        middle = middle.assign_coords({name: values})
     colours = {"cmap": "viridis_r", "vmin": 50.0, "vmax": float(ds["step"][-1])}
-    figures.heatmap(ax, middle.assign_coords(texts), x=x, y=y, log_color=True, **colours)
+    figures.heatmap(ax, middle, x=x, y=y, log_color=True, label="steps", **colours)
     ax.set_title(f"Steps to generalise ({other} {value:g}; grey: never)")
-
-
-def _draw_frequencies(ax, ds: xr.Dataset) -> None:
-    there = ds["fourier_share"].sel({name: REFERENCE[name] for name in ("fraction", "gain")})
-    for decay in (ds["decay"].values[0], REFERENCE["decay"]):
-        shares = there.sel(decay=decay).isel(step=slice(1, None))
-        _band(ax, shares, "step", "seed", label=f"weight decay {decay:g}")
-    expected, _ = random_share(ds.attrs["modulus"])
-    ax.axhline(expected, color="black", linestyle="--", label="random weights, exact")
-    ax.set(xscale="log", ylim=(0, 1), xlabel="training step", ylabel="share of a unit's power")
-    ax.set_title("Strongest frequency of the weights into a unit")
-
-
-def _draw_digits(ax, ds: xr.Dataset) -> None:
-    there = ds.isel(digits_decay=-1, digits_step=slice(1, None))
-    for place, colour in ((0, figures.PALETTE[0]), (-1, figures.PALETTE[1])):
-        shown = there.isel(digits_gain=place)
-        gain, drawn = f"{float(shown['digits_gain']):g}", {"color": colour}
-        _band(
-            ax,
-            shown["digits_validation_accuracy"],
-            "digits_step",
-            "digits_seed",
-            label=f"held out, gain {gain}",
-            **drawn,
-        )
-        training = shown["digits_accuracy"].median("digits_seed")
-        label = f"training, gain {gain}"
-        ax.plot(training["digits_step"], training, linestyle=":", label=label, **drawn)
-    decay = float(there["digits_decay"])
-    ax.set(xscale="log", ylim=(0, 1.03), xlabel="training step", ylabel="accuracy")
-    ax.set_title(f"{ds.attrs['digits_size']} real digits, weight decay {decay:g}")
-
-
-def _draw_form(ax, ds: xr.Dataset) -> None:
-    accuracy = ds["form_accuracy"]
-    _band(ax, accuracy, "form_width", "form_seed", marker="o", label="no training at all")
-    ax.set_xscale("log", base=2)
-    ax.set(ylim=(0, 1.03), xlabel="hidden units", ylabel="accuracy on all pairs")
-    ax.set_title(f"Gromov's solution in closed form, modulo {ds.attrs['form_modulus']}")

@@ -84,11 +84,22 @@ def test_every_snippet_is_covered():
     "command", [each for each in COMMANDS if each.startswith(".venv/bin/python")]
 )
 def test_study_command_runs(command, tmp_path):
-    """The commands at quick scale are also each study's test: all claims must hold there."""
+    """At quick scale all claims must hold."""
     words = command.split()
     words[:2] = [sys.executable, str(ROOT / words[1])]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_gallery_shows_every_study_above_its_command():
+    """What the commands do is tested with each study, at quick scale."""
+    shown = re.findall(
+        r'src="(experiments/figures/(\w+)\.png)".*scripts/reproduce\.py (\w+)</code>', README
+    )
+    studies = sorted(each.stem for each in (ROOT / "experiments").glob("[!_]*.py"))
+    assert sorted(name for _, name, _ in shown) == studies
+    assert all(name == command for _, name, command in shown)
+    assert all((ROOT / image).exists() for image, _, _ in shown)
 
 
 def test_continuous_integration_runs_the_readme_test_command():

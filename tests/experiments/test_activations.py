@@ -128,3 +128,7 @@ def test_figure_draws_three_panels_with_labels(ds):
     assert entries == [name.replace("_", " ") for name in NAMES]
     widths = [bar.get_width() for bar in fig.axes[2].patches]
     np.testing.assert_allclose(widths, [0.98] * 6 + [0.5])
+
+
+def test_claims_hold_at_quick_scale(fails_at_quick):
+    assert fails_at_quick("activations") == []

@@ -95,3 +95,7 @@ def test_figure_draws_and_labels(ds):
     assert len(fig.axes) == 3
     assert all(ax.get_xlabel() and ax.get_ylabel() and ax.get_title() for ax in fig.axes)
     fig.draw_without_rendering()
+
+
+def test_claims_hold_at_quick_scale(fails_at_quick):
+    assert fails_at_quick("batch_size") == []

@@ -169,3 +169,7 @@ def test_time_an_example_is_held_to_its_bound_at_every_width(ds):
 def test_published_hours_deny_another_use_of_the_device(used, ds, monkeypatch):
     monkeypatch.setattr(study, "USED", used)
     assert not holds("Llama 2", ds)
+
+
+def test_claims_hold_at_quick_scale(fails_at_quick):
+    assert fails_at_quick("compute") == []

@@ -80,3 +80,7 @@ def test_figure_draws_and_labels_both_panels(ds):
     assert len(axes) == 2
     assert all(ax.get_xlabel() and ax.get_ylabel() for ax in axes)
     assert all("8 seeds" in ax.get_title() for ax in axes)
+
+
+def test_claims_hold_at_quick_scale(fails_at_quick):
+    assert fails_at_quick("data_size") == []

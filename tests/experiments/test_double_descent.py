@@ -105,3 +105,7 @@ def test_figure_draws_and_labels_every_panel(ds):
     assert len(axes) == 3
     assert all(ax.get_xlabel() and ax.get_ylabel() for ax in axes)
     assert all("16 seeds" in ax.get_title() for ax in axes)
+
+
+def test_claims_hold_at_quick_scale(fails_at_quick):
+    assert fails_at_quick("double_descent") == []

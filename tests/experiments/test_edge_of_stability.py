@@ -30,7 +30,6 @@ def ds():
             "sharpness": (dims, sharpness.copy()),
             "loss": (dims, np.broadcast_to(loss[None, :, None], sharpness.shape).copy()),
             "flow_sharpness": (("seed", "time"), np.stack([flow, flow])),
-            "flow_loss": (("seed", "time"), np.ones((2, time.size))),
             "growth": (("optimizer", "ratio"), np.tile([0.9, 1.1], (3, 1))),
         },
         {
@@ -41,7 +40,7 @@ def ds():
             "time": time,
             "ratio": [1 - study.CLOSE, 1 + study.CLOSE],
         },
-        {"momentum": 0.5, "num_examples": 100},
+        {"num_examples": 100},
     )
 
 
@@ -109,3 +108,7 @@ def test_figure_draws_and_labels(ds):
     assert len(fig.axes) == 3
     assert all(ax.get_xlabel() and ax.get_ylabel() and ax.get_title() for ax in fig.axes)
     fig.draw_without_rendering()
+
+
+def test_claims_hold_at_quick_scale(fails_at_quick):
+    assert fails_at_quick("edge_of_stability") == []

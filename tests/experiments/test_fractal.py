@@ -149,3 +149,7 @@ def test_figure_draws_every_map(ds):
 def test_shades_keep_the_side_and_the_order():
     shades = fractal._shades(np.array([[-30.0, -2.0], [5.0, 70.0]]))
     assert shades.tolist() == [[-1.0, -0.625], [0.625, 1.0]]
+
+
+def test_claims_hold_at_quick_scale(fails_at_quick):
+    assert fails_at_quick("fractal") == []

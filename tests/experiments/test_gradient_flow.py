@@ -56,3 +56,7 @@ def test_cured_takes_the_better_rate_and_names_the_cures():
     assert list(found["cure"].values) == ["none", "clipping", "residual", "both"]
     assert list(found["regime"].values) == ["vanishing", "normal", "exploding"]
     np.testing.assert_allclose(found.sel(cure="residual", regime="vanishing", seed=0), 0.91)
+
+
+def test_claims_hold_at_quick_scale(fails_at_quick):
+    assert fails_at_quick("gradient_flow") == []

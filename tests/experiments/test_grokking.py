@@ -7,6 +7,7 @@ import pytest
 import xarray as xr
 
 from experiments import grokking
+from jaxnn import report
 from jaxnn.probes import Flow
 from jaxnn.theory import memorisation
 
@@ -31,27 +32,18 @@ def made_up(steps_of, digits_at=200):
     digits = np.broadcast_to(np.where(digits_at <= STEPS, 0.9, 0.15), (2, 2, 2, STEPS.size)).copy()
     digits[0], digits[:, 0] = 0.15, 0.9
     memorised = np.broadcast_to(curve(20), digits.shape)
-    digits_dims = ("digits_decay", "digits_gain", "digits_seed", "digits_step")
-    form = np.stack([[0.7, 0.7], [1.0, 1.0]])
-    return xr.Dataset(
-        {
-            "accuracy": (dims, np.broadcast_to(curve(20), shape)),
-            "validation_accuracy": (dims, held_out),
-            "fourier_share": (dims, share),
-            "digits_accuracy": (digits_dims, memorised),
-            "digits_validation_accuracy": (digits_dims, digits),
-            "form_accuracy": (("form_width", "form_seed"), form),
-        },
-        {
-            **axes,
-            "step": STEPS,
-            "digits_step": STEPS,
-            "digits_decay": [0.0, 0.2],
-            "digits_gain": [1.0, 4.0],
-            "form_width": [32, 256],
-        },
-        {"modulus": 23, "width": 16, "form_modulus": 97, "digits_size": 200},
-    )
+    digits_dims = ("decay", "gain", "seed", "step")
+    sums = {"accuracy": np.broadcast_to(curve(20), shape), "validation_accuracy": held_out}
+    sums = {name: (dims, each) for name, each in {**sums, "fourier_share": share}.items()}
+    images = {"accuracy": memorised, "validation_accuracy": digits}
+    images = {name: (digits_dims, each) for name, each in images.items()}
+    digits_axes = {"decay": [0.0, 0.2], "gain": [1.0, 4.0], "seed": [0, 1], "step": STEPS}
+    parts = {
+        "sums": xr.Dataset(sums, {**axes, "step": STEPS}),
+        "digits": xr.Dataset(images, digits_axes),
+        "form": xr.Dataset({"accuracy": ("seed", [1.0, 1.0])}),
+    }
+    return report.gather(parts, modulus=23, width=16, num_digits=200)
 
 
 def grokks(fraction, decay, gain):
@@ -87,10 +79,13 @@ def test_claims_about_digits_fail_where_these_generalise_at_once():
 
 
 def test_ratio_counts_the_budget_for_what_never_came_and_drops_pairs_without_either():
-    slow = xr.DataArray([[np.inf, 300.0, np.inf]] * 2, dims=("seed", "pair"))
-    fast = xr.DataArray([[100.0, 100.0, np.inf]] * 2, dims=("seed", "pair"))
-    found = grokking.ratio_of_steps(slow, fast, budget=500.0, least=2.0)
-    assert (found.value, found.standard_error, found.holds) == (4.0, 0.0, True)
+    found = grokking.CLAIMS[4].check(made_up(grokks))
+    assert (found.value, found.standard_error, found.holds) == (6.25, 0.0, True)  # of 10 and 2.5
+
+
+def test_claim_about_the_closed_form_fails_where_one_sum_in_a_hundred_is_wrong():
+    found = verdicts(made_up(grokks).assign(form_accuracy=("form_seed", [1.0, 0.98])))
+    assert [place for place, holds in enumerate(found) if not holds] == [9]
 
 
 def test_random_share_is_that_of_gaussian_weights():
@@ -123,16 +118,19 @@ def test_form_accuracy_equals_the_network_that_it_stands_for():
     first, readout = (np.asarray(each) for each in written(key, modulus, 12))
     pairs = np.stack(np.divmod(np.arange(49), 7), axis=1)
     one_hot = np.concatenate([np.eye(7)[pairs[:, 0]], np.eye(7)[pairs[:, 1]]], axis=1)
-    found = jax.jit(grokking.form_accuracy, static_argnums=(1, 2))
-    for width in (3, 12):
-        logits = (one_hot @ first[:, :width]) ** 2 @ readout[:width]
-        expected = (logits.argmax(axis=1) == pairs.sum(axis=1) % 7).mean()
-        assert float(found(key, modulus, 12, jnp.int32(width))) == pytest.approx(expected)
+    logits = (one_hot @ first) ** 2 @ readout
+    expected = (logits.argmax(axis=1) == pairs.sum(axis=1) % 7).mean()
+    found = jax.jit(grokking.form, static_argnums=(1, 2))(key, modulus, 12)
+    assert float(found["accuracy"]) == pytest.approx(expected)
 
 
 def test_figure_draws_and_labels_every_panel():
     fig = grokking.figure(made_up(grokks))
     drawn = [ax for ax in fig.axes if ax.get_title()]
-    assert len(drawn) == 6
+    assert len(drawn) == 4
     assert all(ax.get_xlabel() and ax.get_ylabel() for ax in drawn)
     assert "2 seeds" in fig.get_suptitle()
+
+
+def test_claims_hold_at_quick_scale(fails_at_quick):
+    assert fails_at_quick("grokking") == []

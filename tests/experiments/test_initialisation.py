@@ -91,3 +91,7 @@ def test_claims_hold_on_data_of_the_laws():
 )
 def test_each_claim_can_fail(part, broken, claims):
     assert failing(**{part: broken}) == claims
+
+
+def test_claims_hold_at_quick_scale(fails_at_quick):
+    assert fails_at_quick("initialisation") == []

@@ -125,3 +125,7 @@ def test_growth_at_the_end_of_walks_is_that_without_biases(activation, agrees):
 def test_figure_draws_all_images():
     fig = study.figure(made())
     assert [len(ax.images) for ax in fig.axes] == [25, 20, 0]
+
+
+def test_claims_hold_at_quick_scale(fails_at_quick):
+    assert fails_at_quick("interpretability") == []

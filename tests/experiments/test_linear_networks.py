@@ -101,3 +101,7 @@ def test_figure_draws_both_panels_with_labels(ds):
     entries = [[text.get_text() for text in ax.get_legend().get_texts()] for ax in fig.axes]
     assert entries[0] == ["2 matrices", "3 matrices", "5 matrices"]
     assert [entry.split(",")[0] for entry in entries[1]] == ["Gaussian"] * 2 + ["orthogonal"] * 2
+
+
+def test_claims_hold_at_quick_scale(fails_at_quick):
+    assert fails_at_quick("linear_networks") == []

@@ -124,3 +124,7 @@ def test_figure_draws_labelled_panels(ds):
     panels = [ax for ax in fig.axes if ax.get_title()]
     assert len(panels) == 6
     assert all(ax.get_xlabel() and ax.get_ylabel() for ax in panels)
+
+
+def test_claims_hold_at_quick_scale(fails_at_quick):
+    assert fails_at_quick("loss_surface") == []

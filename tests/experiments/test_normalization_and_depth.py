@@ -110,3 +110,7 @@ def test_figure_draws_every_network():
     drawn = [len(ax.get_legend().get_texts()) for ax in axes]
     assert drawn == [2, 3, 2, len(study.BRANCHES), len(study.BRANCHES), len(study.PLAIN)]
     assert all(ax.get_xlabel() and ax.get_ylabel() and ax.get_title() for ax in axes)
+
+
+def test_claims_hold_at_quick_scale(fails_at_quick):
+    assert fails_at_quick("normalization_and_depth") == []

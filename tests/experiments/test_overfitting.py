@@ -120,3 +120,7 @@ def test_memorisers_fit_random_labels_and_count_their_numbers():
     found = overfitting.memorisers(x, 2, seed=0)
     assert float(found["error"].max()) < 1e-8
     assert found["numbers"].values.tolist() == found["2n_plus_d"].values.tolist() == [44, 44]
+
+
+def test_claims_hold_at_quick_scale(fails_at_quick):
+    assert fails_at_quick("overfitting") == []

@@ -127,3 +127,7 @@ def test_figure_names_its_axes_and_seeds(ds):
     assert all(ax.get_xlabel() and ax.get_ylabel() for ax in (norms, clipped, adding))
     assert "4 seeds" in norms.get_title()
     assert "3 seeds" in clipped.get_title()
+
+
+def test_claims_hold_at_quick_scale(fails_at_quick):
+    assert fails_at_quick("recurrent") == []

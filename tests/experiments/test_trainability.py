@@ -64,3 +64,7 @@ def test_trainable_depth_is_where_accuracy_crosses_one_half(theory):
     inside = (6.0 * theory["xi_c"].values > 4) & (6.0 * theory["xi_c"].values < 190)
     np.testing.assert_allclose(found[inside], 6.0 * theory["xi_c"][inside], rtol=1e-6)
     assert inside.sum() >= 2
+
+
+def test_claims_hold_at_quick_scale(fails_at_quick):
+    assert fails_at_quick("trainability") == []

@@ -154,3 +154,7 @@ def test_figure_draws_and_labels():
     fig = study.figure(made_up())
     assert len(fig.axes) == 2
     assert all(ax.get_xlabel() and ax.get_ylabel() and ax.get_title() for ax in fig.axes)
+
+
+def test_claims_hold_at_quick_scale(fails_at_quick):
+    assert fails_at_quick("tuning") == []
