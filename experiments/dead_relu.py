@@ -70,11 +70,10 @@ class Config:
 SCALES = {
     "quick": Config(
         kill_rates=(0.5, 4.0, 5),
-        kill_steps=40,
-        kill_seeds=4,
+        kill_steps=60,
+        kill_seeds=6,
         num_examples=256,
-        cure_steps=100,
-        cure_seeds=4,
+        cure_seeds=6,
     ),
     "default": Config(),
     "paper": Config(
@@ -284,10 +283,8 @@ def _draw_cures(ax, ds: xr.Dataset) -> None:
     dead, right = cells(ds).mean("seed"), cells(ds, "accuracy").mean("seed")
     dead.attrs = {"long_name": "share of dead units", "units": "1"}
     figures.heatmap(ax, dead, x="cure", y="cause", vmin=0.0, vmax=1.0, cmap="Oranges")
-    for (row, column), value in np.ndenumerate(dead.values):
-        text = f"{value:.2f} dead\n{right.values[row, column]:.0%} right"
-        box = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 2}
-        ax.text(column, row, text, ha="center", va="center", fontsize=10, bbox=box)
+    words = np.vectorize("{:.2f} dead\n{:.0%} right".format)
+    figures.write_cells(ax, words(dead.values, right.values))
     seeds, steps = ds.sizes["cure_seed"], int(ds["cure_step"][-1])
     ax.set_title(
         f"Causes and cures: training accuracy on digits,\n{steps} steps, mean of {seeds} seeds"

@@ -256,7 +256,7 @@ def _draw_schemes(ax, ds: xr.Dataset) -> None:
     }
     limit = float(np.abs(growth).max())
     figures.heatmap(ax, growth, x="weights", y="network", vmin=-limit, vmax=limit, cmap="RdBu_r")
-    _write_cells(ax, growth.transpose("network", "weights"), "{:+.2f}")
+    figures.write_cells(ax, np.vectorize("{:+.2f}".format)(growth.transpose("network", "weights")))
     ax.set(title="Vanishing (blue), normal (white), exploding (red)")
 
 
@@ -264,11 +264,5 @@ def _draw_cures(ax, ds: xr.Dataset) -> None:
     accuracy = cured(ds).mean("seed")
     accuracy.attrs = {"long_name": "training accuracy", "units": "1"}
     figures.heatmap(ax, accuracy, x="cure", y="regime", vmin=0.0, vmax=1.0)
-    _write_cells(ax, accuracy.transpose("regime", "cure"), "{:.2f}")
+    figures.write_cells(ax, np.vectorize("{:.2f}".format)(accuracy.transpose("regime", "cure")))
     ax.set(title="What cures ReLU training, real MNIST")
-
-
-def _write_cells(ax, cells: xr.DataArray, form: str) -> None:
-    for (row, column), value in np.ndenumerate(cells.values):
-        box = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 2}
-        ax.text(column, row, form.format(value), ha="center", va="center", fontsize=11, bbox=box)

@@ -175,7 +175,7 @@ def count_members(store: Path) -> int:
     """Return how many members the sweeps in a folder have."""
     import zarr
 
-    return sum(zarr.open_array(each, mode="r").shape[0] for each in store.glob("*/done"))
+    return sum(zarr.open_array(each, mode="r").shape[0] for each in store.glob("**/done"))
 
 
 def _mistake(options: Options, names: list[str], overrides: list[str], known: list[str]) -> str:

@@ -122,6 +122,13 @@ def heatmap(
     return mesh
 
 
+def write_cells(ax: Axes, texts: np.ndarray) -> None:
+    """Write texts `[row, column]` into the cells of a heatmap whose two axes are text."""
+    box = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 2}
+    for (row, column), text in np.ndenumerate(texts):
+        ax.text(column, row, text, ha="center", va="center", fontsize=10, bbox=box)
+
+
 def profiles(
     ax: Axes,
     data: xr.DataArray,

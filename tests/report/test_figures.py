@@ -178,3 +178,10 @@ def test_plain_ticks_are_the_only_ones():
     figures.plain_ticks(ax.xaxis, [2, 50])
     assert [text.get_text() for text in ax.get_xticklabels()] == ["2", "50"]
     assert len(ax.get_xticks(minor=True)) == 0
+
+
+def test_write_cells_puts_each_text_in_its_cell():
+    _, ax = figures.new_figure()
+    figures.write_cells(ax, np.array([["a", "b"], ["c", "d"]]))
+    written = {text.get_text(): text.get_position() for text in ax.texts}
+    assert written == {"a": (0, 0), "b": (1, 0), "c": (0, 1), "d": (1, 1)}

@@ -229,7 +229,7 @@ def test_page_and_table_tell_of_all_studies_so_far(call):
 
 
 def test_members_are_those_of_all_sweeps(script, tmp_path):
-    for name, axis in {"one": [1.0, 2.0, 3.0], "two": [4.0]}.items():
+    for name, axis in {"one": [1.0, 2.0, 3.0], "two/within": [4.0]}.items():
         jn.sweep(lambda key, *, scale: {"y": scale}, scale=axis, num_seeds=2, store=tmp_path / name)
     assert script.count_members(tmp_path) == 8
 
