@@ -7,16 +7,16 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 GALLERY = ROOT / "experiments" / "figures"
-WIDTH = 1000  # pixels: twice a column's, for screens of high density
+WIDTH = 840  # pixels: twice a column's, for screens of high density
 
 
 def main(results: Path) -> None:
-    """Write a smaller copy of each study's figure, with a palette of its own."""
+    """Write a smaller copy of each study's figure."""
     GALLERY.mkdir(exist_ok=True)
     for path in sorted(results.glob("*/figure.png")):
         figure = Image.open(path).convert("RGB")
         size = (WIDTH, round(WIDTH * figure.height / figure.width))
-        small = figure.resize(size, Image.Resampling.LANCZOS).quantize(128)
+        small = figure.resize(size, Image.Resampling.LANCZOS)
         small.save(GALLERY / f"{path.parent.name}.png", optimize=True)
 
 
