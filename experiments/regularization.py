@@ -21,6 +21,7 @@ import xarray as xr
 from scipy import linalg, stats
 
 import jaxnn as jn
+from experiments._images import pooled
 from jaxnn import report
 from jaxnn.report import Claim, Measurement, at_least, at_most, figures, part
 from jaxnn.theory import regularisers
@@ -57,15 +58,10 @@ SCALES = {
 
 def run(config: Config, *, seed: int, store: Path) -> xr.Dataset:
     """Train the factorial and the linear models."""
-    images = jax.tree.map(_smaller, jn.data.mnist5k(flat=False, validation=0.3, test=0.01))
+    images = jax.tree.map(pooled, jn.data.mnist5k(validation=0.3, test=0.01))
     parts = {"mnist": _factorial(config, images, seed, store / "mnist")}
     parts |= {"linear": _linear(images.train.x[:64], store / "linear")}
     return report.gather(parts, dropout=config.dropout)
-
-
-def _smaller(leaf: np.ndarray) -> np.ndarray:
-    """Return flat images of 14 x 14 pixels, means of four each; labels stay."""
-    return leaf.reshape(-1, 14, 2, 14, 2).mean((2, 4)).reshape(-1, 196) if leaf.ndim > 1 else leaf
 
 
 @jn.probes.probe(("half",), long_name="held out")

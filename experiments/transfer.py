@@ -17,7 +17,7 @@ import optax
 import xarray as xr
 
 import jaxnn as jn
-from experiments.tuning import pooled
+from experiments._images import pooled
 from jaxnn.report import Claim, Measurement, at_least, at_most, figures, jackknife
 
 NAMES = {0.0: "standard", 1.0: "muP"}

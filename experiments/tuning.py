@@ -16,6 +16,7 @@ import xarray as xr
 
 import jaxnn as jn
 from experiments import _searchers as searchers
+from experiments._images import pooled
 from experiments._searchers import PARTS, ROUNDS, SPACE
 from jaxnn.report import Claim, Measurement, agrees, at_least, at_most, exact, figures, gather, part
 from jaxnn.theory import search
@@ -94,13 +95,6 @@ def run(config: Config, *, seed: int, store: Path) -> xr.Dataset:
     }
     ends = {name: over_budget(errors, ROUNDS * size) for name, errors in found.items()}
     return gather({"table": table, **ends}, budget=ROUNDS * size)
-
-
-def pooled(leaf: np.ndarray) -> np.ndarray:
-    """Return images of 14 x 14 pixels, each the mean of 2 x 2; labels as they are."""
-    if leaf.ndim < 2:
-        return leaf
-    return leaf.reshape(-1, 14, 2, 14, 2).mean((2, 4)).reshape(-1, 196)
 
 
 def over_budget(errors: np.ndarray, budget: int) -> xr.Dataset:

@@ -119,10 +119,10 @@ def test_norm_is_batch_norm_or_nothing():
 
 def test_smaller_images_are_means_of_four_pixels():
     images = np.arange(2.0 * 28 * 28).reshape(2, 28, 28, 1)
-    found = study._smaller(images)
+    found = study.pooled(images)
     assert found.shape == (2, 196)
     assert found[0, 1] == images[0, :2, 2:4, 0].mean()
-    assert study._smaller(np.arange(3)).tolist() == [0, 1, 2]
+    assert study.pooled(np.arange(3)).tolist() == [0, 1, 2]
 
 
 def test_all_claims_but_that_of_batch_norm_hold_at_quick_scale(fails_at_quick):
